@@ -1,0 +1,439 @@
+"""Configuration: YAML -> frozen, strict models. Every key, its default and its unit stand here.
+
+`base: other.yaml` inherits (mappings merge, everything else replaces); `-o a.b=c` sets any key. The published
+configuration file, which holds only TASK1/2/3, loads unchanged: all other keys have the published values as defaults.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from libs.core.errors import ConfigError
+
+PYRAMID_END = 10000.0  # the published "no upper limit" of the last regression range, in grid units
+
+
+class TaskType(NamedTuple):
+    """What a task of a type is by default; every entry can be set per task in YAML."""
+
+    shows_in: tuple[str, ...]  # modalities in which its events show
+    tious: tuple[float, ...]  # temporal IoU thresholds of its mAP
+    drop_repeats: bool  # its annotations repeat themselves (ActivityNet)
+
+
+def parse_tious(text: str) -> tuple[float, ...]:
+    """tIoU thresholds from "first:last:step" or "a,b,c". Raises ValueError on anything else or outside [0, 1].
+
+    Ranges are numpy's linspace, as in the official evaluation: its 0.1:0.9:0.1 holds 0.7000000000000001, and
+    overlaps of exactly 0.7 are not rare.
+    """
+    try:
+        if ":" in text:
+            first, last, step = (float(part) for part in text.split(":"))
+            tious = tuple(np.linspace(first, last, round((last - first) / step) + 1).tolist())
+        else:
+            tious = tuple(float(part) for part in text.split(","))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        tious = ()
+    if not tious or not all(0 <= tiou <= 1 for tiou in tious):
+        raise ValueError(f"expected tIoU thresholds as first:last:step or a,b,c between 0 and 1, got {text!r}")
+    return tious
+
+
+OTHER_TASK_TYPE = TaskType(("visual", "audio"), parse_tious("0.1:0.9:0.1"), False)
+TASK_TYPES = {
+    "TAL": TaskType(("visual",), parse_tious("0.5:0.95:0.05"), True),
+    "AVEL": OTHER_TASK_TYPE,
+    "SED": TaskType(("audio",), parse_tious("0.1:0.9:0.1"), False),
+}
+
+
+
+def _tuple_or(parse: Callable[[str], tuple]) -> BeforeValidator:
+    """A list, or a string that `parse` makes a tuple of."""
+    return BeforeValidator(lambda v: parse(v) if isinstance(v, str) else tuple(v) if isinstance(v, list) else v)
+
+
+Splits = Annotated[tuple[str, ...], _tuple_or(lambda name: (name,)), Field(min_length=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Tious = Annotated[tuple[Fraction, ...], _tuple_or(parse_tious), Field(min_length=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlantedConfig(Section):
+    """Features made on the fly from annotations and prompts (`feat_folder: planted`)."""
+
+    seed: int = Field(0, description="seed of projections, noise and distractors")
+    signal: float = Field(0.5, ge=0, description="root mean square of an event's signal in a feature; the noise has 1")
+    correlation: float = Field(0.7, ge=0, lt=1, description="correlation of the noise of neighbouring windows")
+    distractors: float = Field(1.0, ge=0, description="mean number of unlabelled distractors a video")
+    shows_in: tuple[Literal["visual", "audio"], ...] | None = Field(
+        None, description="modalities in which the task's events show; null: as its task_type says"
+    )
+
+
+class DatasetConfig(Section):
+    json_file: str = Field(description="annotation file")
+    feat_folder: str = Field(description="folder of .npy files, an HDF5 pack (.h5, .hdf5), or the word `planted`")
+    file_prefix: str | None = Field(None, description="what precedes a video's id in its feature files' names")
+    visual_suffix: str = Field("_one_peace_video_finetune", description="what follows the id of visual features")
+    audio_suffix: str = Field("_one_peace_audio", description="what follows the id of audio features")
+    prompt_file: str | None = Field(
+        None, description="(num_classes, text_dim) .npy; null: <dataset_name>_prompt.npy beside the annotations' folder"
+    )
+    feat_stride: int = Field(gt=0, description="frames between the starts of two windows")
+    num_frames: int = Field(16, gt=0, description="frames in a window")
+    default_fps: float | None = Field(16, gt=0, description="frames/s of the features; null: the annotation's fps")
+    trunc_thresh: Fraction = Field(0.5, description="least part of a segment that a crop must keep")
+    crop_ratio: tuple[Fraction, Fraction] | None = Field(
+        (0.9, 1.0), description="training crops a window of this part of a clip; null: only what is too long"
+    )
+    num_classes: int = Field(gt=0)
+    max_seq_len: int = Field(gt=0, description="longest training clip, in windows")
+    max_buffer_len_factor: float = Field(
+        6.0, gt=0, description="accepted from published files, not needed: points are made for any length"
+    )
+    force_upsampling: bool = Field(False, description="resize every clip to max_seq_len (ActivityNet)")
+    class_aware: bool = Field(True, description="regress one pair of offsets a class, not one for all")
+    drop_repeats: bool | None = Field(None, description="drop repeated annotations; null: as the task_type says")
+    planted: PlantedConfig = PlantedConfig()
+
+
+class TaskTrainConfig(Section):
+    loss_weight: float = Field(1.0, description="weight of the regression loss; <= 0: cls/max(reg, .01)")
+    init_loss_norm: float = Field(400.0, gt=0, description="first value of the loss normaliser, in positives")
+    label_smoothing: Fraction = 0.0
+
+
+class TaskTestConfig(Section):
+    pre_nms_thresh: Fraction = Field(0.001, description="scores up to this are dropped before NMS")
+    pre_nms_topk: int = Field(2000, gt=0, description="(point, class) pairs a level that go to NMS")
+    duration_thresh: float = Field(0.05, ge=0, description="segments no longer than this are dropped, grid units")
+    nms_method: Literal["soft", "soft_linear", "hard"] = "soft"
+    multiclass_nms: bool = Field(True, description="NMS a class; false: over all classes, with segment voting")
+    nms_sigma: float = Field(0.4, gt=0, description="soft-NMS: scores decay by exp(-IoU^2/sigma)")
+    iou_threshold: Fraction = Field(0.7, description="hard NMS and linear decay: IoU from which segments compete")
+    min_score: Fraction = Field(0.001, description="segments whose score decays below this are dropped")
+    max_seg_num: int = Field(100, gt=0, description="detections a video")
+    voting_thresh: Fraction = Field(0.75, description="IoU from which segments vote; 0: no voting")
+    ext_score_file: str | None = Field(None, description="JSON of video-level class scores to fuse with")
+    ext_top_segments: int = Field(200, gt=0, description="fusion: segments a video")
+    ext_top_classes: int = Field(2, gt=0, description="fusion: classes a video")
+    tious: Tious | None = Field(
+        None, description="tIoU thresholds, a list or first:last:step; null: as the task_type says"
+    )
+
+
+class TaskSpec(Section):
+    """One task: all that distinguishes it from the others. `key` is its name in the file (TASK1, …)."""
+
+    key: str = Field(exclude=True)
+    task_type: str = Field(pattern=r"^[A-Za-z]\w*$", description="names the task's experts in the network")
+    dataset_name: str
+    train_split: Splits
+    val_split: Splits = Field(description="watched by stop-and-go and by the choice of the best checkpoint")
+    test_split: Splits = Field(description="what is reported")
+    dataset: DatasetConfig
+    train_cfg: TaskTrainConfig = TaskTrainConfig()
+    test_cfg: TaskTestConfig = TaskTestConfig()
+    batch_size: int = Field(16, gt=0, description="videos a step, of all ranks together")
+    learning_rate: float = Field(1e-3, gt=0)
+    epochs: int = Field(5, gt=0, description="passes over the task's training videos in num_train_epochs")
+
+    @property
+    def defaults(self) -> TaskType:
+        return TASK_TYPES.get(self.task_type, OTHER_TASK_TYPE)
+
+    @property
+    def tious(self) -> tuple[float, ...]:
+        return self.test_cfg.tious or self.defaults.tious
+
+    @property
+    def shows_in(self) -> tuple[str, ...]:
+        return self.dataset.planted.shows_in or self.defaults.shows_in
+
+    @property
+    def drop_repeats(self) -> bool:
+        chosen = self.dataset.drop_repeats
+        return self.defaults.drop_repeats if chosen is None else chosen
+
+    @property
+    def prompt_file(self) -> Path:
+        folder = Path(self.dataset.json_file).parent.parent
+        return Path(self.dataset.prompt_file or folder / f"{self.dataset_name}_prompt.npy")
+
+
+class ModelConfig(Section):
+    input_dim_visual: int = Field(1536, gt=0)
+    input_dim_audio: int = Field(1536, gt=0)
+    text_dim: int = Field(1536, gt=0, description="width of the prompt tables")
+    embd_dim: int = Field(512, gt=0, description="channels of a modality in the backbone")
+    head_dim: int = Field(512, gt=0)
+    n_head: int = Field(4, gt=0)
+    backbone_arch: tuple[int, int, int] = Field((2, 3, 5), description="embedding layers, stem blocks + 1, pyramid")
+    scale_factor: Literal[1, 2] = Field(2, description="stride of a pyramid block")
+    regression_range: tuple[tuple[float, float], ...] = Field(
+        ((0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, PYRAMID_END)), description="a level, grid units"
+    )
+    embd_kernel_size: int = 3
+    embd_with_ln: bool = True
+    head_kernel_size: int = 3
+    head_num_layers: int = Field(3, gt=0, description="convolutions a head, the output's included")
+    use_abs_pe: bool = Field(True, description="absolute position encoding")
+    official_pos_embd: bool = Field(
+        False, description="the published quirk: evaluation squeezes the whole position table into a task's length"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @property
+    def num_levels(self) -> int:
+        return self.backbone_arch[2] + 1
+
+    @property
+    def coarsest_stride(self) -> int:
+        return self.scale_factor ** self.backbone_arch[2]
+
+    @model_validator(mode="after")
+    def _fits_together(self):
+        if len(self.regression_range) != self.num_levels:
+            raise ValueError(
+                f"regression_range has {len(self.regression_range)} ranges, but backbone_arch makes "
+                f"{self.num_levels} levels (backbone_arch[2] + 1): give one range a level"
+            )
+        if self.embd_dim % self.n_head:
+            raise ValueError(f"embd_dim {self.embd_dim} must be a multiple of n_head {self.n_head}")
+        if self.embd_kernel_size % 2 == 0 or self.head_kernel_size % 2 == 0:
+            raise ValueError("embd_kernel_size and head_kernel_size must be odd")
+        if self.backbone_arch[0] < 1 or self.backbone_arch[1] < 1 or self.backbone_arch[2] < 0:
+            raise ValueError("backbone_arch must be at least (1, 1, 0)")
+        return self
+
+
+class OptimizerConfig(Section):
+    weight_decay: float = Field(1e-4, ge=0)
+    clip_proj_lr: float = Field(1e-3, gt=0, description="learning rate of the prompt projection")
+    warmup_epochs: int = Field(2, ge=0, description="epochs before num_train_epochs, lr rising linearly")
+    num_train_epochs: int = Field(5, gt=0, description="epochs after the warm-up")
+    schedule: Literal["cosine", "multistep"] = "cosine"
+    milestones: tuple[int, ...] = Field((), description="multistep: epochs after the warm-up at which lr falls")
+    gamma: float = Field(0.1, gt=0, description="multistep: by this factor")
+    clip_grad_norm: float = Field(1.0, ge=0, description="largest gradient norm; 0: not clipped")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="of the weights that are validated and reported")
+    loss_normalizer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class StopAndGoConfig(Section):
+    enabled: bool = True
+    patience: int = Field(1, ge=0, description="evaluations without progress before a task is paused")
+    cooldown: int = Field(1, ge=0, description="evaluations after a change in which nothing is counted")
+    threshold: float = Field(0.001, ge=0, description="relative gain that counts as progress")
+    continue_threshold: float = Field(0.005, ge=0, description="relative loss from which a paused task goes on")
+    train_iter_gap: int = Field(4, gt=0, description="a paused task trains at steps divisible by this")
+
+
+class LoaderConfig(Section):
+    num_workers: int = Field(2, ge=0, description="loading processes a task and rank; 0: load in the main process")
+    eval_batch_size: int = Field(16, gt=0, description="videos of one padded length evaluated together")
+
+
+class RunConfig(Section):
+    output_folder: str = "ckpt"
+    seed: int = Field(1234567891, ge=0)
+    print_freq: int = Field(20, gt=0, description="steps between two lines of metrics.jsonl (-p)")
+    ckpt_freq: int = Field(1, gt=0, description="epochs between two epoch_NNN.pth.tar (-c)")
+    eval_freq: int = Field(1, gt=0, description="epochs between two evaluations; the last epoch always has one")
+
+
+class Config(Section):
+    tasks: dict[str, TaskSpec] = Field(min_length=1, description="the TASKn blocks of the file")
+    model: ModelConfig = ModelConfig()
+    opt: OptimizerConfig = OptimizerConfig()
+    stop_and_go: StopAndGoConfig = StopAndGoConfig()
+    loader: LoaderConfig = LoaderConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self):
+        for key, task in self.tasks.items():
+            if task.dataset.max_seq_len % self.model.coarsest_stride:
+                raise ValueError(
+                    f"{key}.dataset.max_seq_len {task.dataset.max_seq_len} must be a multiple of the coarsest "
+                    f"pyramid stride {self.model.coarsest_stride}"
+                )
+        return self
+
+    @property
+    def max_seq_len(self) -> int:
+        """Rows of the position table."""
+        return max(task.dataset.max_seq_len for task in self.tasks.values())
+
+    def choose(self, tasks: str | None) -> list[TaskSpec]:
+        """The tasks named by `--tasks 1-2-3`, in that order; all of the file's for None."""
+        if tasks is None:
+            return list(self.tasks.values())
+        keys = [part if part.startswith("TASK") else f"TASK{part}" for part in tasks.split("-")]
+        for key in keys:
+            if key not in self.tasks:
+                raise ConfigError(
+                    f"--tasks {tasks}: the configuration has no {key}; choose from {', '.join(self.tasks)}"
+                )
+        if len(set(keys)) < len(keys):
+            raise ConfigError(f"--tasks {tasks}: a task is named twice; name each once")
+        return [self.tasks[key] for key in keys]
+
+    def to_tree(self) -> dict:
+        """The plain tree that `from_tree` reads back, as written to a run's folder and into checkpoints."""
+        tree = self.model_dump(mode="json")
+        return {**tree.pop("tasks"), **tree}
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_tree(), sort_keys=False, allow_unicode=True, width=120)
+
+
+_TASK_KEY = re.compile(r"TASK\d+$")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 1e-3 is a number (PyYAML wants 1.0e-3) and a key given twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+
+
+def _merge(base: dict, child: dict) -> dict:
+    merged = dict(base)
+    for key, value in child.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _read_chain(path: Path, children: tuple[Path, ...] = ()) -> list[tuple[str, dict]]:
+    """The file and its bases, the first base first, each as (name, tree)."""
+    if path.resolve() in children:
+        raise ConfigError(f"{path}: its `base` leads back to itself; remove one of the `base` lines")
+    named_by = f" (the base of {children[-1]})" if children else ""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        what = "no such configuration file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise ConfigError(f"{path}: {what}{named_by}; configurations lie in configs/") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file; expected YAML") from None
+    tree = _parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a YAML mapping of keys, found {type(tree).__name__}")
+    base = tree.pop("base", None)
+    if base is None:
+        return [(str(path), tree)]
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base: expected the path of a YAML file, got {base!r}")
+    return [*_read_chain(path.parent / base, (*children, path.resolve())), (str(path), tree)]
+
+
+def _override_tree(override: str) -> dict:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"-o {override}: expected KEY=VALUE, such as -o TASK1.batch_size=8")
+    value = _parse_yaml(text, f"-o {override}")
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return value
+
+
+def _has(tree: Any, path: tuple) -> bool:
+    for part in path:
+        if not isinstance(tree, dict) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
+
+
+def _known_keys(path: tuple) -> list[str]:
+    """The keys that the section at `path` (as in the file) may hold."""
+    model: Any = Config
+    for part in path:
+        model = TaskSpec if model is Config and _TASK_KEY.match(str(part)) else model.model_fields[part].annotation
+    keys = [key for key in model.model_fields if key not in ("key", "tasks")]
+    return [*keys, "base", "TASK1", "TASK2", "TASK3"] if model is Config else keys
+
+
+def _explain(error: dict, layers: list[tuple[str, dict]]) -> str:
+    """One line for one of pydantic's errors, naming where the key was set."""
+    path = tuple(str(part) for part in error["loc"] if part != "tasks")
+    key = ".".join(path)
+    where = next((name for name, tree in reversed(layers) if _has(tree, path)), layers[-1][0])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), n=1, cutoff=0)
+        return f"{where}: unknown key {key}; did you mean {'.'.join((*path[:-1], *near))}?"
+    if error["type"] == "missing":
+        return f"{where}: {key} is missing; add it"
+    expected = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if error["type"] == "value_error":
+        return f"{where}: {f'{key}: ' if key else ''}{expected}"
+    if error["type"] == "too_short" and error["loc"] == ("tasks",):
+        return f"{where}: no task; expected at least one block TASK1, TASK2, …"
+    return f"{where}: {key}: {expected}, got {error['input']!r}"
+
+
+def from_tree(tree: dict, layers: list[tuple[str, dict]] | None = None) -> Config:
+    """A Config from a plain tree; `layers` says, for error messages, which file set what (the last one wins)."""
+    layers = layers or [("configuration", tree)]
+    tasks = {k: {**v, "key": k} if isinstance(v, dict) else v for k, v in tree.items() if _TASK_KEY.match(str(k))}
+    rest = {k: v for k, v in tree.items() if not _TASK_KEY.match(str(k))}
+    if "tasks" in rest:
+        raise ConfigError(f"{layers[-1][0]}: unknown key tasks; tasks are top-level blocks TASK1, TASK2, …")
+    # Through JSON: strict types and yet YAML's lists for tuples.
+    text = json.dumps({**rest, "tasks": tasks}, default=str)
+    try:
+        return Config.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise ConfigError(_explain(error.errors()[0], layers)) from None
+
+
+def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
+    """Read a YAML file with its bases, apply `-o` overrides, check everything.
+
+    Raises ConfigError, naming the file (or the override), the key, what was expected and, for unknown keys, the
+    nearest known one.
+    """
+    layers = _read_chain(Path(path))
+    layers += [(f"-o {override}", _override_tree(override)) for override in overrides]
+    tree: dict = {}
+    for name, layer in layers:
+        for key in layer:
+            if key in tree and isinstance(tree[key], dict) and not isinstance(layer[key], dict):
+                raise ConfigError(f"{name}: {key}: expected a mapping of keys, got {layer[key]!r}")
+        tree = _merge(tree, layer)
+    return from_tree(tree, layers)

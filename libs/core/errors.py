@@ -1,0 +1,44 @@
+"""What a user did wrong, said in one line; and the one place where scripts turn it into an exit status."""
+
+import functools
+import os
+import sys
+
+
+class UserError(ValueError):
+    """A mistake in what a user gave. The message names the file, video or key, what was expected and what to do."""
+
+
+class ConfigError(UserError):
+    """A configuration file or a `-o` override is not usable."""
+
+
+class DataError(UserError):
+    """An annotation, feature or prompt file is not usable."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be read or does not fit the network."""
+
+
+class TrainingError(UserError):
+    """Training cannot go on, for example because a loss is not finite."""
+
+
+def exit_on_user_error(main):
+    """Decorate a script's main(): a UserError becomes one line on stderr and exit status 2, Ctrl-C status 130."""
+
+    @functools.wraps(main)
+    def run(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            rank = os.environ.get("RANK", "0")
+            prefix = "error" if rank == "0" else f"error (rank {rank})"
+            print(f"{prefix}: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        sys.exit(2)
+
+    return run

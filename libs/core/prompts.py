@@ -1,0 +1,23 @@
+"""Prompt tables: the frozen text embedding of each class's prompt sentence, row = label_id."""
+
+import numpy as np
+
+from libs.core.config import TaskSpec
+from libs.core.errors import DataError
+from libs.core.npy import read_array
+
+
+def load_prompts(task: TaskSpec, text_dim: int) -> np.ndarray:
+    """A task's prompt table, (num_classes, text_dim) float32. Raises DataError on a missing file, a wrong shape or
+    values that are not finite."""
+    path, named_by = task.prompt_file, f"{task.key}.dataset.prompt_file"
+    table = read_array(path, f"{task.key}'s prompt table (num_classes, text_dim); {named_by} names it")
+    expected = (task.dataset.num_classes, text_dim)
+    if table.shape != expected:
+        raise DataError(
+            f"{path}: {task.key}'s prompt table has shape {table.shape}, expected {expected} = (num_classes, "
+            f"text_dim); set {named_by}, or correct num_classes and model.text_dim"
+        )
+    if not np.isfinite(table).all():
+        raise DataError(f"{path}: {task.key}'s prompt table holds NaN or Inf; make it anew")
+    return table.astype(np.float32)

@@ -1,0 +1,124 @@
+"""What the parts hand to each other: videos, clips, batches, predictions, detections.
+
+Shapes: B clips, T windows (grid points of level 0), P points of all pyramid levels, C classes, N segments,
+K = C (class-aware regression) or 1. Grid units are windows after any resizing; seconds are seconds of the video.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+REPEAT_TOLERANCE_S = 1e-3
+
+
+@dataclass(frozen=True)
+class Video:
+    """An annotated video: segments (N, 2) float64 in seconds, labels (N,) int64."""
+
+    video_id: str
+    subset: str
+    duration: float
+    fps: float | None
+    segments: np.ndarray
+    labels: np.ndarray
+
+    def without_repeats(self) -> "Video":
+        """Leave out annotations that equal an earlier one: same label, both ends within 1e-3 s (method.md §2)."""
+        kept: list[int] = []
+        for i, (segment, label) in enumerate(zip(self.segments, self.labels, strict=True)):
+            same = [j for j in kept if self.labels[j] == label]
+            if not any(np.all(np.abs(self.segments[j] - segment) <= REPEAT_TOLERANCE_S) for j in same):
+                kept.append(i)
+        return replace(self, segments=self.segments[kept], labels=self.labels[kept])
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What is known of a network input besides its features.
+
+    segments (N, 2) float32 in grid units of the (possibly resized and cropped) input; feat_stride and num_frames in
+    frames, so that seconds = (grid·feat_stride + num_frames/2)/fps.
+    """
+
+    video_id: str
+    duration: float
+    fps: float
+    feat_stride: float
+    num_frames: float
+    segments: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """visual (B, T, Dv), audio (B, T, Da), zero where mask (B, T) is False; one Clip a row."""
+
+    visual: torch.Tensor
+    audio: torch.Tensor
+    mask: torch.Tensor
+    clips: tuple[Clip, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = {k: getattr(self, k).to(device, non_blocking=True) for k in ("visual", "audio", "mask")}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> "Batch":
+        return replace(self, **{k: getattr(self, k).pin_memory() for k in ("visual", "audio", "mask")})
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The network's output on all levels together, the finest first.
+
+    logits (B, P, C); offsets (B, P, K, 2) left and right in units of the level's stride; mask (B, P) bool;
+    points (P, 4): time, regression range low and high, stride, in grid units; level_sizes sum to P.
+    """
+
+    logits: torch.Tensor
+    offsets: torch.Tensor
+    mask: torch.Tensor
+    points: torch.Tensor
+    level_sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """classes (B, P, C) in {0, 1}; offsets (B, P, K, 2) in units of the level's stride, zero where nothing is."""
+
+    classes: torch.Tensor
+    offsets: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of several videos as one table.
+
+    video_ids names the videos; rows: video (N,) int64 index into it, segments (N, 2) float64 seconds,
+    scores (N,) float64, labels (N,) int64. Within a video the best comes first.
+    """
+
+    video_ids: tuple[str, ...]
+    video: np.ndarray
+    segments: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    @staticmethod
+    def concat(parts: list["Detections"]) -> "Detections":
+        starts = np.cumsum([0, *(len(p.video_ids) for p in parts)])
+        return Detections(
+            tuple(video_id for p in parts for video_id in p.video_ids),
+            np.concatenate([np.empty(0, np.int64), *(p.video + s for p, s in zip(parts, starts, strict=False))]),
+            np.concatenate([np.empty((0, 2)), *(p.segments for p in parts)]),
+            np.concatenate([np.empty(0), *(p.scores for p in parts)]),
+            np.concatenate([np.empty(0, np.int64), *(p.labels for p in parts)]),
+        )
+
+    def in_order_of(self, video_ids: list[str]) -> "Detections":
+        """The same detections, videos in the given order."""
+        place = {video_id: i for i, video_id in enumerate(video_ids)}
+        video = np.array([place[v] for v in self.video_ids], np.int64)[self.video]
+        order = np.argsort(video, kind="stable")
+        rows = (self.segments[order], self.scores[order], self.labels[order])
+        return Detections(tuple(video_ids), video[order], *rows)

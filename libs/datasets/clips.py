@@ -1,0 +1,112 @@
+"""The one clip dataset of all tasks: features and segments of a video, resized and cropped (method.md §3)."""
+
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from libs.core.config import DatasetConfig, TaskSpec
+from libs.core.errors import DataError
+from libs.core.types import Clip, Video
+from libs.datasets.features import FeatureSource
+
+CROP_TRIES = 200
+
+Item = tuple[Clip, Tensor, Tensor]  # clip, visual (T, Dv), audio (T, Da)
+
+
+class ClipDataset(Dataset):
+    """Videos of one task as network inputs.
+
+    Evaluation takes item i as dataset[i]. Training takes dataset[(cycle, i)]: the crop is random, but a function of
+    (seed, cycle, i) alone, so it depends neither on loader processes nor on ranks, and a resumed run repeats it.
+    """
+
+    def __init__(self, videos: list[Video], source: FeatureSource, task: TaskSpec, seed: int = 0):
+        """Raises DataError if features are missing or do not fit."""
+        self.videos = [video.without_repeats() for video in videos] if task.drop_repeats else list(videos)
+        self.source, self.task, self.seed = source, task, seed
+        self.lengths = source.lengths(self.videos)  # in windows, before any resizing
+        for video in self.videos:
+            if task.dataset.default_fps is None and video.fps is None:
+                raise DataError(
+                    f"{task.dataset.json_file}: video {video.video_id} has no fps; give it one or set "
+                    f"{task.key}.dataset.default_fps"
+                )
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        cycle, index = (None, key) if isinstance(key, int) else key
+        video, config = self.videos[index], self.task.dataset
+        features = self.source.load(video)
+        visual, audio = torch.from_numpy(features.visual), torch.from_numpy(features.audio)
+        fps = config.default_fps or video.fps
+        stride, frames = float(config.feat_stride), float(config.num_frames)
+        if config.force_upsampling:
+            stride = frames = ((len(visual) - 1) * stride + frames) / config.max_seq_len
+            visual, audio = resize(visual, config.max_seq_len), resize(audio, config.max_seq_len)
+        segments = (torch.from_numpy(video.segments) * fps - 0.5 * frames) / stride
+        clip = Clip(
+            video.video_id, video.duration, fps, stride, frames, segments.float(), torch.from_numpy(video.labels)
+        )
+        if cycle is None:
+            return clip, visual, audio
+        if config.force_upsampling:
+            clip = drop_truncated(clip, len(visual), config.trunc_thresh)
+        return crop((clip, visual, audio), config, np.random.default_rng([self.seed, cycle, index]))
+
+
+def resize(features: Tensor, length: int) -> Tensor:
+    """Linear interpolation over time, align_corners false. (T, D) -> (length, D)."""
+    return F.interpolate(features.t()[None], size=length, mode="linear", align_corners=False)[0].t()
+
+
+def _with_segments(clip: Clip, segments: Tensor, kept: Tensor) -> Clip:
+    return Clip(
+        clip.video_id, clip.duration, clip.fps, clip.feat_stride, clip.num_frames, segments[kept], clip.labels[kept]
+    )
+
+
+def drop_truncated(clip: Clip, length: int, trunc_thresh: float) -> Clip:
+    """Drop segments that start beyond the grid's end or of which less than trunc_thresh lies inside; clamp the rest."""
+    end = length + 0.5 * clip.num_frames / clip.feat_stride
+    clamped = clip.segments.clamp(max=end)
+    inside, whole = clamped[:, 1] - clamped[:, 0], clip.segments[:, 1] - clip.segments[:, 0]
+    return _with_segments(clip, clamped, (clip.segments[:, 0] < end) & (inside >= trunc_thresh * whole))
+
+
+def crop(item: Item, config: DatasetConfig, rng: np.random.Generator) -> Item:
+    """A random window of a training clip: max_seq_len of what is longer, else a part within crop_ratio.
+
+    Segments are cut to the window and kept if trunc_thresh of them is left; windows are drawn until one is.
+    """
+    clip, visual, audio = item
+    length, window = len(visual), config.max_seq_len
+    if length <= window:
+        if config.crop_ratio is None:
+            return item
+        low, high = config.crop_ratio
+        low, high = max(round(low * length), 1), min(round(high * length), length)
+        window = int(rng.integers(low, max(low, high) + 1))
+        if window == length:
+            return item
+    margin = 0.5 * clip.num_frames / clip.feat_stride
+    whole = clip.segments[:, 1] - clip.segments[:, 0]
+    for _ in range(CROP_TRIES):
+        start = int(rng.integers(length - window + 1))
+        cut = clip.segments.clamp(start - margin, start + window + margin)
+        left = cut[:, 1] - cut[:, 0]
+        kept = (left >= config.trunc_thresh * whole) & ((left > 0) | (whole == 0))
+        if kept.any() or not len(kept):
+            rows = slice(start, start + window)
+            return _with_segments(clip, cut - start, kept), visual[rows], audio[rows]
+    warnings.warn(
+        f"video {clip.video_id}: no window of {window} of its {length} windows keeps a segment; used uncropped",
+        stacklevel=2,
+    )
+    return item

@@ -1,0 +1,138 @@
+"""Where features come from: a folder of .npy files or an HDF5 pack (planted ones: planted.py).
+
+Shapes: T windows, Dv and Da the widths of visual and audio features.
+"""
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import h5py
+import numpy as np
+
+from libs.core.config import DatasetConfig
+from libs.core.errors import DataError
+from libs.core.npy import read_header
+from libs.core.types import Video
+
+MAX_LENGTH_MISMATCH = 0.1  # of the longer one; what audio and visual may differ by
+PACK_SUFFIXES = (".h5", ".hdf5")
+MODALITIES = ("visual", "audio")
+
+
+class Features(NamedTuple):
+    """visual (T, Dv) and audio (T, Da), float32."""
+
+    visual: np.ndarray
+    audio: np.ndarray
+
+
+class FeatureSource(Protocol):
+    def lengths(self, videos: list[Video]) -> list[int]:
+        """T of each video, without reading its features; checks that they are there and of the right shape.
+
+        Raises DataError; for missing features with their number and the first few names.
+        """
+
+    def load(self, video: Video) -> Features:
+        """The features of one video, both cut to the shorter of the two."""
+
+
+class NpyFolder:
+    """The published layout: {prefix}{video_id}{suffix}.npy, one file a video and modality."""
+
+    def __init__(self, config: DatasetConfig, dims: tuple[int, int]):
+        self.folder, self.prefix, self.dims = Path(config.feat_folder), config.file_prefix or "", dims
+        self.suffixes = (config.visual_suffix, config.audio_suffix)
+        if not self.folder.is_dir():
+            raise DataError(f"{self.folder}: no such feature folder; put the .npy files there or set feat_folder")
+
+    def paths(self, video_id: str) -> tuple[Path, Path]:
+        """The visual and the audio file."""
+        visual, audio = (self.folder / f"{self.prefix}{video_id}{suffix}.npy" for suffix in self.suffixes)
+        return visual, audio
+
+    def lengths(self, videos: list[Video]) -> list[int]:
+        present = {path.name for path in self.folder.iterdir()}
+        wanted = [path.name for video in videos for path in self.paths(video.video_id)]
+        _refuse_missing(self.folder, [name for name in wanted if name not in present], len(wanted), "feature files")
+        return [self._length(video.video_id) for video in videos]
+
+    def _length(self, video_id: str) -> int:
+        shapes = []
+        for path, dim in zip(self.paths(video_id), self.dims, strict=True):
+            shapes.append(read_header(path, "features (T, width)").shape)
+            _check_shape(str(path), shapes[-1], dim)
+        return _common_length(f"{self.folder}: video {video_id}", shapes[0][0], shapes[1][0])
+
+    def load(self, video: Video) -> Features:
+        length = self._length(video.video_id)
+        visual, audio = (np.load(path, allow_pickle=False)[:length] for path in self.paths(video.video_id))
+        return Features(visual.astype(np.float32, copy=False), audio.astype(np.float32, copy=False))
+
+
+class Hdf5Pack:
+    """One file with a data set visual/<video_id> and audio/<video_id> a video, as tools/pack_features.py writes."""
+
+    def __init__(self, path: str | Path, dims: tuple[int, int]):
+        self.path, self.dims = Path(path), dims
+        self._file: h5py.File | None = None
+        self._open().close()
+        self._file = None  # loader processes open it for themselves
+
+    def _open(self) -> h5py.File:
+        if self._file is None:
+            try:
+                self._file = h5py.File(self.path, "r")
+            except FileNotFoundError:
+                raise DataError(f"{self.path}: no such feature pack; make it with tools/pack_features.py") from None
+            except OSError as error:
+                raise DataError(f"{self.path}: not a readable HDF5 pack ({error}); pack the features again") from None
+        return self._file
+
+    def lengths(self, videos: list[Video]) -> list[int]:
+        file = self._open()
+        present = {m: set(file[m]) if m in file else set() for m in MODALITIES}
+        wanted = [(m, video.video_id) for video in videos for m in MODALITIES]
+        missing = [f"{m}/{video_id}" for m, video_id in wanted if video_id not in present[m]]
+        _refuse_missing(self.path, missing, len(wanted), "features")
+        return [self._length(file, video.video_id) for video in videos]
+
+    def _length(self, file: h5py.File, video_id: str) -> int:
+        shapes = [file[f"{m}/{video_id}"].shape for m in MODALITIES]
+        for modality, shape, dim in zip(MODALITIES, shapes, self.dims, strict=True):
+            _check_shape(f"{self.path}: {modality}/{video_id}", shape, dim)
+        return _common_length(f"{self.path}: video {video_id}", shapes[0][0], shapes[1][0])
+
+    def load(self, video: Video) -> Features:
+        file = self._open()
+        length = self._length(file, video.video_id)
+        try:
+            visual, audio = (file[f"{m}/{video.video_id}"][:length].astype(np.float32) for m in MODALITIES)
+        except OSError as error:
+            raise DataError(f"{self.path}: video {video.video_id}: {error}; pack the features again") from None
+        return Features(visual, audio)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_file": None}
+
+
+def _refuse_missing(place: Path, missing: list[str], wanted: int, what: str) -> None:
+    if missing:
+        few = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise DataError(f"{place}: {len(missing)} of {wanted} {what} missing: {few}; add them or correct file_prefix")
+
+
+def _check_shape(where: str, shape: tuple[int, ...], dim: int) -> None:
+    if len(shape) != 2 or shape[0] == 0 or shape[1] != dim:
+        raise DataError(
+            f"{where}: features of shape {shape}, expected (T, {dim}); set model.input_dim_visual and "
+            "model.input_dim_audio to the features' widths"
+        )
+
+
+def _common_length(where: str, visual: int, audio: int) -> int:
+    if abs(visual - audio) > MAX_LENGTH_MISMATCH * max(visual, audio):
+        raise DataError(
+            f"{where}: {visual} visual and {audio} audio windows, more than 10 % apart; extract them with one stride"
+        )
+    return min(visual, audio)

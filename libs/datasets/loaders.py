@@ -1,0 +1,142 @@
+"""Batches: the endless training stream, evaluation in batches of one padded length."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from libs.core.config import Config, TaskSpec
+from libs.core.errors import ConfigError, DataError, UserError
+from libs.core.prompts import load_prompts
+from libs.core.types import Batch, Video
+from libs.datasets.clips import ClipDataset, Item
+from libs.datasets.features import PACK_SUFFIXES, FeatureSource, Hdf5Pack, NpyFolder
+from libs.datasets.planted import PlantedSource
+
+
+def make_source(task: TaskSpec, config: Config) -> FeatureSource:
+    """The task's feature source, as feat_folder says: `planted`, an HDF5 pack, or a folder of .npy files."""
+    dims = (config.model.input_dim_visual, config.model.input_dim_audio)
+    folder = task.dataset.feat_folder
+    if folder == "planted":
+        return PlantedSource(task, load_prompts(task, config.model.text_dim), dims)
+    return Hdf5Pack(folder, dims) if folder.endswith(PACK_SUFFIXES) else NpyFolder(task.dataset, dims)
+
+
+def make_dataset(videos: list[Video], task: TaskSpec, config: Config) -> ClipDataset:
+    return ClipDataset(videos, make_source(task, config), task, config.run.seed)
+
+
+def padded_length(length: int, max_seq_len: int, stride: int) -> int:
+    """Windows after padding: max_seq_len if shorter, else the next multiple of the coarsest pyramid stride."""
+    return max_seq_len if length <= max_seq_len else math.ceil(length / stride) * stride
+
+
+def collate(items: list[Item], max_seq_len: int, stride: int) -> Batch:
+    """Pad clips to the longest one's padded length: zeros, masked."""
+    clips = tuple(clip for clip, _, _ in items)
+    length = max(padded_length(len(visual), max_seq_len, stride) for _, visual, _ in items)
+    mask = torch.zeros(len(items), length, dtype=torch.bool)
+    visual, audio = (torch.zeros(len(items), length, items[0][i].shape[1]) for i in (1, 2))
+    for row, (_, v, a) in enumerate(items):
+        mask[row, : len(v)] = True
+        visual[row, : len(v)], audio[row, : len(a)] = v, a
+    return Batch(visual, audio, mask, clips)
+
+
+class TrainBatches:
+    """Endless batches of (cycle, index) keys: a new permutation each cycle, the last, incomplete batch left out.
+
+    Batch n is a function of (seed, n): a resumed stream starts at `first`. Every rank takes its share of the rows of
+    the same whole batch.
+    """
+
+    def __init__(self, videos: int, batch_size: int, seed: int, first: int, rank: int, ranks: int):
+        self.videos, self.batch_size, self.seed, self.first = videos, batch_size, seed, first
+        share = batch_size // ranks
+        self.rows = slice(rank * share, (rank + 1) * share)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        batches = self.videos // self.batch_size
+        cycle, batch = divmod(self.first, batches)
+        while True:
+            order = np.random.default_rng([self.seed, cycle]).permutation(self.videos)
+            for first in range(batch * self.batch_size, batches * self.batch_size, self.batch_size):
+                yield [(cycle, int(i)) for i in order[first : first + self.batch_size][self.rows]]
+            cycle, batch = cycle + 1, 0
+
+
+class TrainStream:
+    """A task's training batches without end. `drawn` counts them and is all the state there is."""
+
+    def __init__(self, dataset: ClipDataset, config: Config, drawn: int = 0, rank: int = 0, ranks: int = 1):
+        """Raises ConfigError or DataError when the batch size does not fit the ranks or the number of videos."""
+        task = dataset.task
+        if task.batch_size % ranks:
+            raise ConfigError(
+                f"{task.key}.batch_size {task.batch_size} is for all ranks together and must be a multiple of their "
+                f"number, {ranks}"
+            )
+        self.batches_per_pass = len(dataset) // task.batch_size
+        if self.batches_per_pass == 0:
+            raise DataError(
+                f"{task.dataset.json_file}: {len(dataset)} training videos are less than {task.key}.batch_size "
+                f"{task.batch_size}; lower it"
+            )
+        self.drawn = drawn
+        batches = TrainBatches(len(dataset), task.batch_size, config.run.seed, drawn, rank, ranks)
+        self._iterator = iter(_loader(dataset, config, batches))
+
+    def next(self) -> Batch:
+        """The next batch (this rank's share). Raises DataError if a feature file turns out to be unusable."""
+        self.drawn += 1
+        return _unwrapped(self._iterator)
+
+
+class EvalBatches:
+    """Evaluation's batches, those of rank `rank` of `ranks`.
+
+    Only videos of one padded length share a batch, so that what stands beside a video does not change its result.
+    """
+
+    def __init__(self, dataset: ClipDataset, config: Config, rank: int = 0, ranks: int = 1):
+        spec, stride = dataset.task.dataset, config.model.coarsest_stride
+        groups: dict[int, list[int]] = {}
+        for index, length in enumerate(dataset.lengths):
+            length = spec.max_seq_len if spec.force_upsampling else length
+            groups.setdefault(padded_length(length, spec.max_seq_len, stride), []).append(index)
+        size = config.loader.eval_batch_size
+        batches = [group[i : i + size] for _, group in sorted(groups.items()) for i in range(0, len(group), size)]
+        self._batches = batches[rank::ranks]
+        self._loader = _loader(dataset, config, self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        iterator = iter(self._loader)
+        for _ in range(len(self)):
+            yield _unwrapped(iterator)
+
+
+def _loader(dataset: ClipDataset, config: Config, batches) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=config.loader.num_workers,
+        collate_fn=partial(
+            collate, max_seq_len=dataset.task.dataset.max_seq_len, stride=config.model.coarsest_stride
+        ),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _unwrapped(iterator: Iterator[Batch]) -> Batch:
+    """The next batch; a loader process's UserError without the traceback that DataLoader wraps it in."""
+    try:
+        return next(iterator)
+    except UserError as error:
+        raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None

@@ -1,0 +1,119 @@
+"""The shared audio-visual backbone: embedding, position encoding, stem, cross blocks, pyramid (method.md §4).
+
+Shapes: B clips, T windows, C = embd_dim, Tl = T/stride^l.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from libs.core.config import ModelConfig
+from libs.modeling.blocks import Block, MaskedConv
+
+MODALITIES = ("visual", "audio")
+
+
+class Level(NamedTuple):
+    """One pyramid level: visual and audio (B, Tl, C), mask (B, Tl, 1)."""
+
+    visual: Tensor
+    audio: Tensor
+    mask: Tensor
+
+
+def position_table(rows: int, dim: int) -> Tensor:
+    """Sinusoidal (rows, dim) table, divided by sqrt(dim): sine at even columns, cosine at odd ones."""
+    position = torch.arange(rows, dtype=torch.float64)[:, None]
+    column = torch.arange(dim, dtype=torch.float64)
+    angle = position / 10000 ** (2 * torch.div(column, 2, rounding_mode="floor") / dim)
+    return (torch.where(column % 2 == 0, angle.sin(), angle.cos()) / dim**0.5).float()
+
+
+class ConvNorm(nn.Module):
+    """Masked convolution, LayerNorm, ReLU."""
+
+    def __init__(self, in_dim: int, out_dim: int, kernel_size: int, norm: bool = True):
+        super().__init__()
+        self.conv = MaskedConv(in_dim, out_dim, kernel_size, bias=not norm)
+        self.norm = nn.LayerNorm(out_dim) if norm else nn.Identity()
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x, mask)))
+
+
+class PositionEncoding(nn.Module):
+    """Adds the position table to valid points."""
+
+    def __init__(self, rows: int, dim: int, official: bool):
+        super().__init__()
+        self.official = official
+        self.register_buffer("table", position_table(rows, dim), persistent=False)
+
+    def forward(self, x: Tensor, mask: Tensor, max_seq_len: int) -> Tensor:
+        """x (B, T, C), mask (B, T, 1). Longer than the table, it is interpolated to T; so it is, under the published
+        quirk, in evaluation from the task's own max_seq_len on."""
+        length, table = x.shape[1], self.table
+        if length > len(table) or (self.official and not self.training and length >= max_seq_len):
+            table = F.interpolate(table.t()[None], size=length, mode="linear", align_corners=False)[0].t()
+        return x + table[:length] * mask
+
+
+class Backbone(nn.Module):
+    """Both modalities' features in, a pyramid of both out."""
+
+    def __init__(self, config: ModelConfig, task_types: list[str], max_seq_len: int):
+        super().__init__()
+        embed_layers, stem_blocks, pyramid_blocks = config.backbone_arch
+        input_dims = {"visual": config.input_dim_visual, "audio": config.input_dim_audio}
+
+        def block(stride: int) -> Block:
+            dim, n_head = config.embd_dim, config.n_head
+            return Block(dim, n_head, stride, task_types, config.dropout, config.drop_path)
+
+        def embedding(input_dim: int) -> nn.ModuleList:
+            dims = [input_dim] + [config.embd_dim] * embed_layers
+            layers = zip(dims[:-1], dims[1:], strict=True)
+            return nn.ModuleList(ConvNorm(i, o, config.embd_kernel_size, config.embd_with_ln) for i, o in layers)
+
+        def per_modality(make) -> nn.ModuleDict:
+            return nn.ModuleDict({modality: make(modality) for modality in MODALITIES})
+
+        self.embed = per_modality(lambda modality: embedding(input_dims[modality]))
+        self.position = (
+            PositionEncoding(max_seq_len, config.embd_dim, config.official_pos_embd) if config.use_abs_pe else None
+        )
+        self.stem = per_modality(lambda _: nn.ModuleList(block(1) for _ in range(stem_blocks - 1)))
+        self.cross = per_modality(lambda _: block(1))
+        self.pyramid = per_modality(
+            lambda _: nn.ModuleList(block(config.scale_factor) for _ in range(pyramid_blocks))
+        )
+        self.scale_factor = config.scale_factor
+
+    def forward(
+        self, visual: Tensor, audio: Tensor, mask: Tensor, task_type: str, max_seq_len: int
+    ) -> list[Level]:
+        """visual (B, T, Dv), audio (B, T, Da), mask (B, T, 1); max_seq_len is the task's. Returns the levels, the
+        finest first."""
+        x = {"visual": visual, "audio": audio}
+        for modality in MODALITIES:
+            for layer in self.embed[modality]:
+                x[modality] = layer(x[modality], mask)
+            if self.position is not None:
+                x[modality] = self.position(x[modality], mask, max_seq_len)
+            for block in self.stem[modality]:
+                x[modality] = block(x[modality], x[modality], mask, task_type)
+
+        levels = [self._exchange(self.cross["visual"], self.cross["audio"], x["visual"], x["audio"], mask, task_type)]
+        for visual_block, audio_block in zip(self.pyramid["visual"], self.pyramid["audio"], strict=True):
+            below = levels[-1]
+            mask = below.mask[:, :: self.scale_factor]
+            levels.append(self._exchange(visual_block, audio_block, below.visual, below.audio, mask, task_type))
+        return levels
+
+    @staticmethod
+    def _exchange(visual_block, audio_block, visual, audio, mask, task_type) -> Level:
+        """Both directions at once, each from the other's input."""
+        visual_out = visual_block(visual, audio, mask, task_type)
+        return Level(visual_out, audio_block(audio, visual, mask, task_type), mask)

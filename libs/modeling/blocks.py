@@ -1,0 +1,121 @@
+"""The bricks of the network. Everything is channels-last.
+
+Shapes: B clips, T grid points, C channels; mask (B, T, 1) bool, True at valid points.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MaskedConv(nn.Module):
+    """Conv1d over time with `same` padding, zero at masked points afterwards. (B, T, Cin) -> (B, T, Cout)."""
+
+    def __init__(self, in_dim: int, out_dim: int, kernel_size: int, bias: bool = False):
+        super().__init__()
+        conv = nn.Conv1d(in_dim, out_dim, kernel_size, padding=kernel_size // 2, bias=bias)
+        self.weight, self.padding = conv.weight, conv.padding[0]
+        self.bias = nn.Parameter(torch.zeros(out_dim)) if bias else None
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return F.conv1d(x.transpose(1, 2), self.weight, self.bias, padding=self.padding).transpose(1, 2) * mask
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise Conv1d, kernel 3, stride s, no bias, masked. (B, T, C) -> (B, T/s, C); s must divide T."""
+
+    def __init__(self, dim: int, stride: int):
+        super().__init__()
+        self.weight = nn.Conv1d(dim, dim, 3, groups=dim, bias=False).weight  # (C, 1, 3)
+        self.stride = stride
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        # Three shifted products: no transposes to channels-first and back.
+        length, step = x.shape[1], self.stride
+        padded, taps = F.pad(x, (0, 0, 1, 1)), self.weight[:, 0].t()
+        out = padded[:, 0:length:step] * taps[0]
+        out = out + padded[:, 1 : 1 + length : step] * taps[1]
+        out = out + padded[:, 2 : 2 + length : step] * taps[2]
+        return out * mask
+
+
+class DropPath(nn.Module):
+    """Drop a residual branch for whole samples while training, scaled so that its expectation stays."""
+
+    def __init__(self, prob: float):
+        super().__init__()
+        self.prob = prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.prob == 0:
+            return x
+        keep = 1 - self.prob
+        return x * (torch.rand(x.shape[0], 1, 1, device=x.device, dtype=x.dtype) < keep) / keep
+
+
+class CrossAttention(nn.Module):
+    """Queries from the other modality; keys and values from one's own (method.md §4, Block)."""
+
+    def __init__(self, dim: int, n_head: int, stride: int, dropout: float):
+        super().__init__()
+        self.n_head, self.dropout = n_head, dropout
+        self.query_conv, self.key_conv, self.value_conv = (DepthwiseConv(dim, stride) for _ in range(3))
+        self.query_norm, self.key_norm, self.value_norm = (nn.LayerNorm(dim) for _ in range(3))
+        self.query, self.key, self.value, self.proj = (zero_bias(nn.Linear(dim, dim)) for _ in range(4))
+        self.proj_dropout = nn.Dropout(dropout)
+
+    def forward(self, own: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+        """own, other (B, T, C), already normed; mask (B, T/s, 1) of the output. Returns (B, T/s, C)."""
+
+        def heads(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)  # (B, heads, T/s, C/heads)
+
+        q = heads(self.query(self.query_norm(self.query_conv(other, mask))))
+        k = heads(self.key(self.key_norm(self.key_conv(own, mask))))
+        v = heads(self.value(self.value_norm(self.value_conv(own, mask))))
+        keys_valid = mask.transpose(1, 2).unsqueeze(1)  # (B, 1, 1, T/s); weight 0 elsewhere, so values need no mask
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=keys_valid, dropout_p=dropout)
+        return self.proj_dropout(self.proj(out.transpose(1, 2).flatten(2))) * mask
+
+
+class Expert(nn.Module):
+    """A task type's feed-forward network with its own LayerNorm. (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, dim: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.fc1, self.fc2 = zero_bias(nn.Linear(dim, 4 * dim)), zero_bias(nn.Linear(4 * dim, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(self.norm(x))))))
+
+
+class Block(nn.Module):
+    """The transformer block everything is made of: attention across modalities, then the task type's expert."""
+
+    def __init__(self, dim: int, n_head: int, stride: int, task_types: list[str], dropout: float, drop_path: float):
+        super().__init__()
+        self.stride = stride
+        self.own_norm, self.other_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn = CrossAttention(dim, n_head, stride, dropout)
+        self.experts = nn.ModuleDict({task_type: Expert(dim, dropout) for task_type in task_types})
+        self.attn_scale = nn.Parameter(torch.full((dim,), 1e-4))
+        self.expert_scale = nn.Parameter(torch.full((dim,), 1e-4))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, own: Tensor, other: Tensor, mask: Tensor, task_type: str) -> Tensor:
+        """own, other (B, T, C); mask (B, T/s, 1) of the output. Returns the new own, (B, T/s, C)."""
+        attended = self.attn(self.own_norm(own), self.other_norm(other), mask)
+        if self.stride > 1:
+            kernel = self.stride + 1
+            own = F.max_pool1d(own.transpose(1, 2), kernel, self.stride, padding=kernel // 2).transpose(1, 2)
+        y = own * mask + self.drop_path(self.attn_scale * attended)
+        return y + self.drop_path(self.expert_scale * (self.experts[task_type](y) * mask))
+
+
+def zero_bias(layer: nn.Module) -> nn.Module:
+    """The published initial value of all biases of convolutions in backbone and heads (1×1 ones are linear here)."""
+    nn.init.zeros_(layer.bias)
+    return layer

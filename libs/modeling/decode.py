@@ -1,0 +1,135 @@
+"""From the network's output to detections in seconds (method.md §7).
+
+Shapes: B clips, P points, C classes, K = C or 1, N candidate segments of the whole batch.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from libs.core.config import TaskSpec, TaskTestConfig
+from libs.core.errors import DataError
+from libs.core.types import Clip, Detections, Prediction
+from libs.ops.nms import nms_1d, vote_segments
+
+ExternalScores = dict[str, np.ndarray]  # video id -> (num_classes,)
+
+
+class Candidates(NamedTuple):
+    """Segments (N, 2) in grid units, scores (N,), labels (N,)."""
+
+    segments: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def decode(
+    prediction: Prediction, clips: tuple[Clip, ...], spec: TaskSpec, external: ExternalScores | None = None
+) -> Detections:
+    """The detections of a batch, at most max_seg_num a video, best first; `external` fuses in video-level scores.
+
+    Raises DataError if `external` lacks a video.
+    """
+    config = spec.test_cfg
+    videos = [_candidates(prediction, row, config) for row in range(len(clips))]
+    together = Candidates(*(torch.cat(column) for column in zip(*videos, strict=True)))
+    splits = torch.tensor([0, *(len(v.scores) for v in videos)]).cumsum(0)
+    rows, scores, counts = nms_1d(
+        together.segments,
+        together.scores,
+        together.labels,
+        splits.to(together.labels),
+        method=config.nms_method,
+        multiclass=config.multiclass_nms,
+        iou_threshold=config.iou_threshold,
+        sigma=config.nms_sigma,
+        min_score=config.min_score,
+        max_seg_num=config.max_seg_num,
+    )
+    rows, scores, counts = rows.cpu(), scores.cpu(), counts.tolist()
+    together = Candidates(*(column.cpu() for column in together))
+    results = []
+    for i, (clip, count) in enumerate(zip(clips, counts, strict=True)):
+        picked = rows[i, :count]
+        segments, labels = together.segments[picked], together.labels[picked]
+        if not config.multiclass_nms and config.voting_thresh > 0:
+            own = slice(int(splits[i]), int(splits[i + 1]))
+            segments = vote_segments(segments, together.segments[own], together.scores[own], config.voting_thresh)
+        kept = Candidates(segments, scores[i, :count], labels)
+        if external is not None:
+            kept = _fuse(kept, clip.video_id, external, config)
+        results.append(_in_seconds(kept, clip))
+    return Detections.concat(results)
+
+
+def _candidates(prediction: Prediction, row: int, config: TaskTestConfig) -> Candidates:
+    """What one video sends to NMS: the best (point, class) pairs of each level, as segments."""
+    parts = []
+    num_classes, num_offsets = prediction.logits.shape[2], prediction.offsets.shape[2]
+    cuts = np.cumsum([0, *prediction.level_sizes]).tolist()
+    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+        scores = (prediction.logits[row, first:last].sigmoid() * prediction.mask[row, first:last, None]).flatten()
+        pairs = (scores > config.pre_nms_thresh).nonzero()[:, 0]
+        scores, best = scores[pairs].sort(descending=True, stable=True)
+        scores, pairs = scores[: config.pre_nms_topk], pairs[best[: config.pre_nms_topk]]
+        point, label = pairs // num_classes, pairs % num_classes
+        offsets = prediction.offsets[row, first:last][point, label if num_offsets > 1 else 0]  # (n, 2)
+        time, stride = prediction.points[first:last][point][:, [0, 3]].unbind(1)
+        segments = torch.stack([time - offsets[:, 0] * stride, time + offsets[:, 1] * stride], dim=1)
+        long_enough = segments[:, 1] - segments[:, 0] > config.duration_thresh
+        parts.append((segments[long_enough].float(), scores[long_enough].float(), label[long_enough]))
+    return Candidates(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _in_seconds(kept: Candidates, clip: Clip) -> Detections:
+    seconds = (kept.segments.numpy().astype(np.float64) * clip.feat_stride + 0.5 * clip.num_frames) / clip.fps
+    rows = np.zeros(len(seconds), np.int64)
+    scores, labels = kept.scores.numpy().astype(np.float64), kept.labels.numpy()
+    return Detections((clip.video_id,), rows, seconds.clip(0, clip.duration), scores, labels)
+
+
+def _fuse(kept: Candidates, video_id: str, external: ExternalScores, config: TaskTestConfig) -> Candidates:
+    """Give the best segments of a video each of the video's top classes, score √(p_video·p_segment)."""
+    if video_id not in external:
+        raise DataError(f"{config.ext_score_file}: no scores of video {video_id}; add them or unset ext_score_file")
+    classes = torch.from_numpy(external[video_id]).float()
+    top_scores, top_labels = classes.topk(min(config.ext_top_classes, len(classes)))
+    segments, scores = kept.segments[: config.ext_top_segments], kept.scores[: config.ext_top_segments]
+    fused = (scores[:, None] * top_scores).sqrt().flatten()
+    order = fused.argsort(descending=True, stable=True)
+    repeated = segments.repeat_interleave(len(top_labels), dim=0)
+    return Candidates(repeated[order], fused[order], top_labels.repeat(len(segments))[order])
+
+
+def load_external_scores(spec: TaskSpec) -> ExternalScores | None:
+    """The task's ext_score_file: JSON {video id: [score a class]}, or the same under "results"; None without one.
+
+    Raises DataError on a missing file, a wrong shape or scores outside [0, 1].
+    """
+    if spec.test_cfg.ext_score_file is None:
+        return None
+    path = Path(spec.test_cfg.ext_score_file)
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; {spec.key}.test_cfg.ext_score_file names it") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); expected {{video_id: [score a class]}}") from None
+    tree = tree.get("results", tree) if isinstance(tree, dict) else None
+    if not isinstance(tree, dict):
+        raise DataError(f"{path}: expected a JSON object {{video_id: [score a class]}}")
+    scores = {}
+    for video_id, row in tree.items():
+        try:
+            scores[video_id] = np.asarray(row, np.float64)
+        except (TypeError, ValueError):
+            raise DataError(f"{path}: {video_id}: expected a list of numbers, got {str(row)[:40]}") from None
+        if scores[video_id].shape != (spec.dataset.num_classes,):
+            raise DataError(f"{path}: {video_id}: expected {spec.dataset.num_classes} scores, one a class of {spec.key}")
+        if not (scores[video_id] >= 0).all() or not (scores[video_id] <= 1).all():
+            raise DataError(f"{path}: {video_id}: expected scores between 0 and 1")
+    return scores

@@ -1,0 +1,89 @@
+"""Focal loss, 1-D distance-IoU loss and the criterion that joins them (method.md §5)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from libs.core.config import TaskSpec
+from libs.core.types import Prediction, Targets
+
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+DIOU_EPS = 1e-8
+
+
+def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sigmoid focal loss, summed. logits and targets of one shape, targets in [0, 1]."""
+    p = logits.sigmoid()
+    ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    p_t = p * targets + (1 - p) * (1 - targets)
+    alpha_t = FOCAL_ALPHA * targets + (1 - FOCAL_ALPHA) * (1 - targets)
+    return (alpha_t * (1 - p_t) ** FOCAL_GAMMA * ce).sum()
+
+
+def diou_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """1-D distance-IoU loss, summed. (N, 2) distances to the left and right end, both from the same point."""
+    (left_p, right_p), (left, right) = predicted.unbind(-1), target.unbind(-1)
+    inter = torch.minimum(left_p, left) + torch.minimum(right_p, right)
+    union = (left_p + right_p) + (left + right) - inter
+    enclosing = torch.maximum(left_p, left) + torch.maximum(right_p, right)
+    rho = 0.5 * (right_p - left_p - right + left)
+    return (1 - inter / union.clamp(min=DIOU_EPS) + (rho / enclosing.clamp(min=DIOU_EPS)) ** 2).sum()
+
+
+class Losses(NamedTuple):
+    """Scalars; `total` is what to differentiate (for averaged gradients, see Criterion)."""
+
+    cls: Tensor
+    reg: Tensor
+    total: Tensor
+
+
+class Criterion(nn.Module):
+    """criterion(prediction, targets) of one task, with the task's loss normaliser as a buffer.
+
+    Under R ranks positives are counted over all of them, and each takes R·(its sum)/N, so that averaged gradients
+    are those of one process with the whole batch. (The published code kept an N a rank and lost it at resume.)
+    """
+
+    def __init__(self, task: TaskSpec, momentum: float):
+        super().__init__()
+        self.loss_weight = task.train_cfg.loss_weight
+        self.label_smoothing = task.train_cfg.label_smoothing
+        self.momentum = momentum
+        self.register_buffer("normalizer", torch.tensor(task.train_cfg.init_loss_norm, dtype=torch.float64))
+
+    def forward(self, prediction: Prediction, targets: Targets) -> Losses:
+        """prediction and targets of one batch. Raises nothing; a non-finite result is the caller's to refuse."""
+        ranks = dist.get_world_size() if dist.is_initialized() else 1
+        valid = prediction.mask
+        positive = (targets.classes.sum(-1) > 0) & valid  # (B, P)
+        count = positive.sum().double()
+        if ranks > 1:
+            dist.all_reduce(count)
+        self.normalizer.mul_(self.momentum).add_((1 - self.momentum) * count.clamp(min=1))
+        share = (ranks / self.normalizer).to(prediction.logits.dtype)
+
+        # (B, P, K): a class-aware task (K = C) regresses every (point, class) pair, another one pair a point.
+        class_aware = targets.offsets.shape[2] == targets.classes.shape[2]
+        pairs = (targets.classes > 0) & valid[..., None] if class_aware else positive[..., None]
+        reg = diou_loss(prediction.offsets[pairs], targets.offsets[pairs]) * share
+
+        classes = targets.classes
+        if self.label_smoothing > 0:
+            classes = classes * (1 - self.label_smoothing) + self.label_smoothing / (classes.shape[-1] + 1)
+        cls = focal_loss(prediction.logits[valid], classes[valid]) * share
+
+        weight = self.loss_weight if self.loss_weight > 0 else self._balance(cls, reg, ranks)
+        return Losses(cls, reg, cls + weight * reg)
+
+    @staticmethod
+    def _balance(cls: Tensor, reg: Tensor, ranks: int) -> Tensor:
+        """The weight that makes both losses equal, the same on all ranks."""
+        both = torch.stack([cls, reg]).detach()
+        if ranks > 1:
+            dist.all_reduce(both)
+            both = both / ranks
+        return both[0] / both[1].clamp(min=0.01)

@@ -1,0 +1,60 @@
+"""The network: backbone and heads, built first and then joined."""
+
+import torch
+from torch import Tensor, nn
+
+from libs.core.config import Config, ModelConfig, TaskSpec
+from libs.core.types import Batch, Prediction
+from libs.modeling.backbone import Backbone
+from libs.modeling.heads import OffsetRegressor, PromptClassifier
+from libs.modeling.points import make_points
+
+
+class UniAV(nn.Module):
+    """One network for all tasks: `model(batch, "TASK1") -> Prediction`.
+
+    It holds the experts and offset heads of all tasks of the configuration, whichever are chosen, so that one
+    checkpoint format serves every subset. Prompt tables are buffers, not part of the state_dict; set them with
+    `set_prompts` for the tasks in use.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tasks: list[TaskSpec],
+        backbone: Backbone,
+        classifier: PromptClassifier,
+        regressor: OffsetRegressor,
+    ):
+        super().__init__()
+        self.config = config
+        self.tasks = {task.key: task for task in tasks}
+        self.backbone, self.cls_head, self.reg_head = backbone, classifier, regressor
+
+    @classmethod
+    def from_config(cls, config: Config) -> "UniAV":
+        tasks = list(config.tasks.values())
+        task_types = sorted({task.task_type for task in tasks})
+        backbone = Backbone(config.model, task_types, config.max_seq_len)
+        return cls(config.model, tasks, backbone, PromptClassifier(config.model), OffsetRegressor(config.model, tasks))
+
+    def set_prompts(self, task: str, prompts: Tensor) -> None:
+        """prompts (num_classes, text_dim) float32, row = label_id."""
+        self.register_buffer(f"prompts_{task}", prompts, persistent=False)
+
+    def forward(self, batch: Batch, task: str) -> Prediction:
+        spec = self.tasks[task]
+        mask = batch.mask[..., None]
+        levels = self.backbone(batch.visual, batch.audio, mask, spec.task_type, spec.dataset.max_seq_len)
+        joined = [torch.cat([level.visual, level.audio], dim=-1) for level in levels]
+        masks = [level.mask for level in levels]
+        logits = self.cls_head(joined, masks, self.get_buffer(f"prompts_{task}"))
+        offsets = self.reg_head(joined, masks, task)
+        points, sizes = make_points(self.config, batch.mask.shape[1])
+        return Prediction(
+            torch.cat(logits, dim=1),
+            torch.cat(offsets, dim=1),
+            torch.cat(masks, dim=1)[..., 0],
+            points.to(batch.mask.device),
+            sizes,
+        )

@@ -1,0 +1,118 @@
+"""1-D non-maximum suppression as the torch operator `uniav::nms_1d`, and segment voting.
+
+The operator runs in C++ where setup.py could build the extension, else in PyTorch, told once by a warning.
+"""
+
+import warnings
+from pathlib import Path
+
+import torch
+
+SCHEMA = (
+    "nms_1d(Tensor segments, Tensor scores, Tensor groups, Tensor splits, str method, float iou_threshold, "
+    "float sigma, float min_score, int max_seg_num) -> (Tensor, Tensor, Tensor)"
+)
+NMS_METHODS = ("soft", "soft_linear", "hard")
+
+
+def pairwise_iou(a: torch.Tensor, b: torch.Tensor, area_eps: float = 0.0) -> torch.Tensor:
+    """IoU of segments a (N, 2) with b (M, 2) -> (N, M). `area_eps` is added to each length, as NMS does (1e-6)."""
+    inter = torch.minimum(a[:, None, 1], b[:, 1]) - torch.maximum(a[:, None, 0], b[:, 0])
+    inter = inter.clamp(min=0)
+    areas_a, areas_b = (x[:, 1] - x[:, 0] + area_eps for x in (a, b))
+    return inter / (areas_a[:, None] + areas_b - inter)
+
+
+def nms_1d_torch(segments, scores, groups, splits, method, iou_threshold, sigma, min_score, max_seg_num):
+    """The operator in plain PyTorch; same contract as `nms_1d`."""
+    if method not in NMS_METHODS:
+        raise ValueError(f"NMS method must be soft, soft_linear or hard, got {method}")
+    videos = len(splits) - 1
+    rows = groups.new_zeros((videos, max_seg_num))
+    kept = scores.new_zeros((videos, max_seg_num))
+    counts = groups.new_zeros(videos)
+    gone = -torch.inf
+    for v, (first, last) in enumerate(zip(splits[:-1].tolist(), splits[1:].tolist(), strict=True)):
+        own_segments, own_groups, current = segments[first:last], groups[first:last], scores[first:last].clone()
+        if method == "hard":
+            current[current <= min_score] = gone
+        for pick in range(max_seg_num if last > first else 0):
+            best = int(current.argmax())
+            if current[best] == gone:
+                break
+            rows[v, pick], kept[v, pick], counts[v] = first + best, current[best], pick + 1
+            current[best] = gone
+            rivals = (own_groups == own_groups[best]).nonzero()[:, 0]
+            iou = pairwise_iou(own_segments[best : best + 1], own_segments[rivals], 1e-6)[0]
+            if method == "hard":
+                current[rivals[iou >= iou_threshold]] = gone
+                continue
+            weight = torch.exp(-iou * iou / sigma) if method == "soft" else (1 - iou).where(iou >= iou_threshold, 1)
+            decayed = current[rivals] * weight
+            current[rivals] = decayed.where(decayed >= min_score, gone)
+    return rows, kept, counts
+
+
+def _load_operator() -> torch.library.Library:
+    """Declare uniav::nms_1d and give it its CPU kernel: the built extension, else PyTorch."""
+    library = torch.library.Library("uniav", "DEF")
+    library.define(SCHEMA)
+
+    @torch.library.register_fake("uniav::nms_1d", lib=library)
+    def _(segments, scores, groups, splits, method, iou_threshold, sigma, min_score, max_seg_num):
+        shape = (splits.shape[0] - 1, max_seg_num)
+        return groups.new_empty(shape), scores.new_empty(shape), groups.new_empty(shape[0])
+
+    reason = "it is not built"
+    for built in sorted(Path(__file__).parent.glob("_nms*.so")) + sorted(Path(__file__).parent.glob("_nms*.pyd")):
+        try:
+            torch.ops.load_library(built)
+            return library
+        except OSError as error:
+            reason = f"{built.name} does not load ({str(error).splitlines()[0]})"
+    warnings.warn(
+        f"NMS runs in slow pure PyTorch instead of the C++ extension: {reason}. See INSTALL.md, 'The extension'.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    library.impl("nms_1d", nms_1d_torch, "CPU")
+    return library
+
+
+_LIBRARY = _load_operator()  # torch.library wants the operator declared for as long as the process lives
+
+
+def nms_1d(
+    segments: torch.Tensor,
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    splits: torch.Tensor,
+    *,
+    method: str = "soft",
+    multiclass: bool = True,
+    iou_threshold: float = 0.7,
+    sigma: float = 0.4,
+    min_score: float = 0.001,
+    max_seg_num: int = 100,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """NMS of the segments of several videos, each by itself (method.md §7).
+
+    segments (N, 2) and scores (N,) float32, labels (N,) int64; splits (V+1,) int64: video v owns rows
+    splits[v]:splits[v+1]. method "soft" (Gaussian: scores decay by exp(-IoU²/sigma)), "soft_linear" (by 1-IoU from
+    iou_threshold on) or "hard"; multiclass: only segments of one label compete.
+
+    Returns rows (V, max_seg_num) int64, the picked rows, best first; their decayed scores (V, max_seg_num); and
+    counts (V,): how many of a row's entries are picks, the rest being zeros.
+    """
+    groups = labels if multiclass else torch.zeros_like(labels)
+    options = (method, iou_threshold, sigma, min_score, max_seg_num)
+    return torch.ops.uniav.nms_1d(segments.float(), scores.float(), groups, splits, *options)
+
+
+def vote_segments(
+    kept: torch.Tensor, segments: torch.Tensor, scores: torch.Tensor, voting_thresh: float
+) -> torch.Tensor:
+    """Segment voting: each kept segment (K, 2) becomes the score-weighted mean of all `segments` (N, 2) that overlap
+    it by an IoU of at least voting_thresh; scores (N,) are those before any decay. Returns (K, 2)."""
+    weights = scores * (pairwise_iou(kept, segments) >= voting_thresh)  # (K, N)
+    return weights @ segments / weights.sum(dim=1, keepdim=True)

@@ -1,0 +1,56 @@
+"""AdamW's parameter groups and the learning-rate schedule, a pure function of the step (method.md §6)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from libs.core.config import OptimizerConfig
+from libs.modeling.blocks import DepthwiseConv, MaskedConv
+from libs.modeling.uniav import UniAV
+
+DECAYED = (nn.Linear, MaskedConv, DepthwiseConv)
+COSINE_END_LR = 1e-8
+
+
+def make_optimizer(model: UniAV, config: OptimizerConfig, base_lr: float) -> torch.optim.AdamW:
+    """Weights of linear and convolution layers decay; biases, norms and scales don't; the prompt projection has its
+    own learning rate. Each group carries its `base_lr`."""
+    prompt_proj = model.cls_head.prompt_proj
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    own_lr = {id(p) for p in prompt_proj.parameters()}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            decay = config.weight_decay if isinstance(module, DECAYED) and name == "weight" else 0.0
+            special = id(parameter) in own_lr
+            groups.setdefault((special, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": params, "weight_decay": decay, "base_lr": config.clip_proj_lr if special else base_lr}
+            for (special, decay), params in groups.items()
+        ],
+        lr=base_lr,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+    )
+
+
+def lr_factor(config: OptimizerConfig, step: int, steps_per_epoch: int) -> Callable[[float], float]:
+    """The schedule at a step (from 0) as a function from a group's base lr to its lr.
+
+    The first step of a run has lr 0; the last of the warm-up and the first after it both have the base lr.
+    """
+    warmup, after = config.warmup_epochs * steps_per_epoch, step - config.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return lambda base: base * step / max(warmup - 1, 1)
+    if config.schedule == "multistep":
+        passed = sum(after >= milestone * steps_per_epoch for milestone in config.milestones)
+        return lambda base: base * config.gamma**passed
+    cosine = 0.5 * (1 + math.cos(math.pi * after / (config.num_train_epochs * steps_per_epoch)))
+    return lambda base: (base - COSINE_END_LR) * cosine + COSINE_END_LR
+
+
+def set_lr(optimizer: torch.optim.Optimizer, schedule: Callable[[float], float]) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = schedule(group["base_lr"])
