@@ -4,10 +4,15 @@ Shapes: B clips, T windows (grid points of level 0), P points of all pyramid lev
 K = C (class-aware regression) or 1. Grid units are windows after any resizing; seconds are seconds of the video.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # tools that only score results do without torch's import time
+    import torch
 
 REPEAT_TOLERANCE_S = 1e-3
 
@@ -23,7 +28,7 @@ class Video:
     segments: np.ndarray
     labels: np.ndarray
 
-    def without_repeats(self) -> "Video":
+    def without_repeats(self) -> Video:
         """Leave out annotations that equal an earlier one: same label, both ends within 1e-3 s (method.md §2)."""
         kept: list[int] = []
         for i, (segment, label) in enumerate(zip(self.segments, self.labels, strict=True)):
@@ -59,11 +64,11 @@ class Batch:
     mask: torch.Tensor
     clips: tuple[Clip, ...]
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Batch:
         moved = {k: getattr(self, k).to(device, non_blocking=True) for k in ("visual", "audio", "mask")}
         return replace(self, **moved)
 
-    def pin_memory(self) -> "Batch":
+    def pin_memory(self) -> Batch:
         return replace(self, **{k: getattr(self, k).pin_memory() for k in ("visual", "audio", "mask")})
 
 
@@ -105,7 +110,7 @@ class Detections:
     labels: np.ndarray
 
     @staticmethod
-    def concat(parts: list["Detections"]) -> "Detections":
+    def concat(parts: list[Detections]) -> Detections:
         starts = np.cumsum([0, *(len(p.video_ids) for p in parts)])
         return Detections(
             tuple(video_id for p in parts for video_id in p.video_ids),
@@ -115,7 +120,7 @@ class Detections:
             np.concatenate([np.empty(0, np.int64), *(p.labels for p in parts)]),
         )
 
-    def in_order_of(self, video_ids: list[str]) -> "Detections":
+    def in_order_of(self, video_ids: list[str]) -> Detections:
         """The same detections, videos in the given order."""
         place = {video_id: i for i, video_id in enumerate(video_ids)}
         video = np.array([place[v] for v in self.video_ids], np.int64)[self.video]

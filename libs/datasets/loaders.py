@@ -72,7 +72,7 @@ class TrainBatches:
 class TrainStream:
     """A task's training batches without end. `drawn` counts them and is all the state there is."""
 
-    def __init__(self, dataset: ClipDataset, config: Config, drawn: int = 0, rank: int = 0, ranks: int = 1):
+    def __init__(self, dataset: ClipDataset, config: Config, rank: int = 0, ranks: int = 1):
         """Raises ConfigError or DataError when the batch size does not fit the ranks or the number of videos."""
         task = dataset.task
         if task.batch_size % ranks:
@@ -86,12 +86,16 @@ class TrainStream:
                 f"{task.dataset.json_file}: {len(dataset)} training videos are less than {task.key}.batch_size "
                 f"{task.batch_size}; lower it"
             )
-        self.drawn = drawn
-        batches = TrainBatches(len(dataset), task.batch_size, config.run.seed, drawn, rank, ranks)
-        self._iterator = iter(_loader(dataset, config, batches))
+        self.drawn = 0  # a resumed run sets it before the first batch
+        self._dataset, self._config, self._rank, self._ranks = dataset, config, rank, ranks
+        self._iterator: Iterator[Batch] | None = None
 
     def next(self) -> Batch:
         """The next batch (this rank's share). Raises DataError if a feature file turns out to be unusable."""
+        if self._iterator is None:
+            batch_size, seed = self._dataset.task.batch_size, self._config.run.seed
+            batches = TrainBatches(len(self._dataset), batch_size, seed, self.drawn, self._rank, self._ranks)
+            self._iterator = iter(_loader(self._dataset, self._config, batches))
         self.drawn += 1
         return _unwrapped(self._iterator)
 

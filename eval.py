@@ -1,0 +1,77 @@
+"""Evaluate a checkpoint: detections, results files, mAP.
+
+python eval.py configs/demo.yaml ckpt/demo_first
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from libs.core.config import load_config
+from libs.core.errors import exit_on_user_error
+from libs.core.files import write_json
+from libs.core.prompts import load_prompts
+from libs.datasets.annotations import load_annotations
+from libs.evaluation.report import score_table, score_tree
+from libs.evaluation.results import write_results
+from libs.modeling.uniav import UniAV
+from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
+from libs.training.distributed import start_ranks
+from libs.training.evaluate import EvalSet, detect, score
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", metavar="CONFIG", help="the YAML file the checkpoint was trained with")
+    parser.add_argument("checkpoint", metavar="CKPT", type=Path, help="a checkpoint, or a run's folder (best, else last)")
+    parser.add_argument("--tasks", metavar="1-2-3", help="the tasks to evaluate (default: all of CONFIG)")
+    parser.add_argument("-t", "--topk", type=int, metavar="N", help="detections a video (default: test_cfg.max_seg_num)")
+    parser.add_argument("--saveonly", action="store_true", help="write results files, score nothing")
+    parser.add_argument("-p", "--print-freq", type=int, default=1, metavar="N", help="batches a step of the progress bar")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where results go (default: beside the checkpoint)")
+    parser.add_argument("--local_rank", "--local-rank", type=int, metavar="N", help="set by launchers")
+    parser.add_argument("-o", action="append", default=[], metavar="KEY=VALUE", help="set a configuration key")
+    return parser.parse_args()
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
+    config = load_config(args.config, args.o)
+    tasks = config.choose(args.tasks)
+    if args.topk is not None:
+        topk = [f"{task.key}.test_cfg.max_seg_num={args.topk}" for task in tasks]
+        tasks = load_config(args.config, [*args.o, *topk]).choose(args.tasks)
+    path = find_checkpoint(args.checkpoint)
+    folder = args.output or path.parent
+    with start_ranks(args.local_rank) as ranks:
+        model = UniAV.from_config(config)
+        load_weights(model, load_checkpoint(path)["state_dict_ema"], path)
+        for task in tasks:
+            model.set_prompts(task.key, torch.from_numpy(load_prompts(task, config.model.text_dim)))
+        model.to(ranks.device).eval()
+        eval_sets = [
+            EvalSet.open(
+                task, load_annotations(task.dataset.json_file, task.dataset.num_classes), task.test_split, config, ranks
+            )
+            for task in tasks
+        ]
+        metrics = {}
+        for data in eval_sets:
+            detections = detect(model, data, ranks, args.print_freq)
+            if not ranks.is_first:
+                continue
+            results = folder / f"results_{data.task.key}.json"
+            write_results(results, detections, data.annotations.class_names)
+            print(f"{data.name}: {len(detections.scores)} detections in {len(data.videos)} videos -> {results}")
+            if not args.saveonly:
+                scores = score(detections, data)
+                metrics[data.task.key] = {"splits": data.splits, **score_tree(scores, data.annotations.class_names)}
+                print(score_table(f"mAP, {data.name}", {path.name: scores}) + "\n", flush=True)
+        if metrics:
+            write_json(folder / "metrics.json", {"checkpoint": str(path), **metrics})
+
+
+if __name__ == "__main__":
+    main()

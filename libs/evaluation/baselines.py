@@ -1,0 +1,20 @@
+"""What anyone can score without looking: the yardstick beside every table."""
+
+import numpy as np
+
+from libs.core.types import Detections, Video
+
+
+def random_guessing(videos: list[Video], num_classes: int, per_video: int = 100, seed: int = 0) -> Detections:
+    """per_video detections in each video: class, score and the two ends drawn uniformly."""
+    rng = np.random.default_rng(seed)
+    count = len(videos) * per_video
+    ends = np.sort(rng.random((count, 2)), axis=1)
+    durations = np.repeat([video.duration for video in videos], per_video)
+    return Detections(
+        tuple(video.video_id for video in videos),
+        np.repeat(np.arange(len(videos)), per_video),
+        ends * durations[:, None],
+        rng.random(count),
+        rng.integers(num_classes, size=count),
+    )

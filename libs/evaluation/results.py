@@ -1,0 +1,70 @@
+"""Results files in ActivityNet's submission layout."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+
+from libs.core.errors import DataError
+from libs.core.files import write_json
+from libs.core.types import Detections
+
+UNKNOWN_CLASS = -1  # a label that the ground truth does not know
+
+
+def write_results(path: Path, detections: Detections, class_names: dict[int, str]) -> None:
+    """{"version", "results": {video_id: [{"label", "score", "segment"}]}}; labels are names where known, else ids."""
+    results: dict[str, list] = {video_id: [] for video_id in detections.video_ids}
+    rows = zip(detections.video, detections.segments.tolist(), detections.scores, detections.labels, strict=True)
+    for video, segment, score, label in rows:
+        entry = {"label": class_names.get(int(label), int(label)), "score": float(score), "segment": segment}
+        results[detections.video_ids[video]].append(entry)
+    write_json(path, {"version": "VERSION 1.3", "results": results, "external_data": {}})
+
+
+def read_results(path: Path, class_names: dict[int, str]) -> Detections:
+    """A results file, also gzipped (.gz). Labels are names or ids, as numbers or digits.
+
+    Raises DataError, naming file and video, on anything that is no such file.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        tree = json.loads(data)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}, expected a results file") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}), expected a results file") from None
+    results = tree.get("results") if isinstance(tree, dict) else None
+    if not isinstance(results, dict):
+        raise DataError(f'{path}: expected a JSON object with "results": {{video_id: [{{label, score, segment}}]}}')
+    ids = {name: label for label, name in class_names.items()}
+    video, segments, scores, labels = [], [], [], []
+    for i, (video_id, entries) in enumerate(results.items()):
+        try:
+            for entry in entries:
+                start, end = entry["segment"]
+                segments.append((float(start), float(end)))
+                scores.append(float(entry["score"]))
+                labels.append(_label_id(entry["label"], ids))
+                video.append(i)
+        except (TypeError, KeyError, ValueError):
+            raise DataError(f"{path}: video {video_id}: expected a list of {{label, score, segment}}") from None
+    table = Detections(
+        tuple(results),
+        np.array(video, np.int64),
+        np.array(segments, np.float64).reshape(-1, 2),
+        np.array(scores, np.float64),
+        np.array(labels, np.int64),
+    )
+    bad = ~(np.isfinite(table.segments).all(axis=1) & np.isfinite(table.scores))
+    if bad.any():
+        where = table.video_ids[table.video[bad.argmax()]]
+        raise DataError(f"{path}: video {where}: a segment or score is not finite, expected numbers")
+    return table
+
+
+def _label_id(label: str | int, ids: dict[str, int]) -> int:
+    if isinstance(label, str):
+        return ids[label] if label in ids else int(label) if label.isdigit() else UNKNOWN_CLASS
+    return int(label)

@@ -1,0 +1,75 @@
+"""Checkpoints: written whole or not at all, read without running anything in them."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from libs.core.errors import CheckpointError
+from libs.core.files import replacing
+from libs.modeling.published import from_published, is_published
+
+LAST, BEST, EPOCH_PATTERN = "last.pth.tar", "best.pth.tar", "epoch_*.pth.tar"
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file itself, or a folder's best, else last, else newest epoch. Raises CheckpointError if there is none."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such checkpoint file or folder")
+    for candidate in (path / BEST, path / LAST, *sorted(path.glob(EPOCH_PATTERN), reverse=True)):
+        if candidate.is_file():
+            return candidate
+    raise CheckpointError(f"{path}: holds no checkpoint, expected {BEST}, {LAST} or {EPOCH_PATTERN}")
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, on the CPU, tensors and plain values only.
+
+    Raises CheckpointError if it is damaged, or if loading it would need code to run.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint file") from None
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise CheckpointError(
+                f"{path}: holds Python objects that would run code when loaded; expected tensors and plain values, "
+                "save it again as a plain dict"
+            ) from None
+        raise CheckpointError(f"{path}: damaged, or no checkpoint; copy it again") from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError, AttributeError, TypeError):
+        raise CheckpointError(f"{path}: damaged, or no checkpoint; copy it again") from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict_ema"), dict):
+        raise CheckpointError(f"{path}: no checkpoint of this project, expected a dict with state_dict_ema")
+    return content
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load a state_dict, ours or the published one. Raises CheckpointError naming the first few mismatches."""
+    ours = model.state_dict()
+    if is_published(state):
+        state = from_published(state, ours, str(path))
+    problems = [f"{name} is missing" for name in ours if name not in state]
+    problems += [f"{name} is not in this network" for name in state if name not in ours]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(ours[name].shape)}"
+        for name in ours
+        if name in state and state[name].shape != ours[name].shape
+    ]
+    if problems:
+        few = "; ".join(problems[:3]) + ("; …" if len(problems) > 3 else "")
+        raise CheckpointError(
+            f"{path}: does not fit the configured network in {len(problems)} parameters: {few}; use the configuration "
+            "it was trained with"
+        )
+    model.load_state_dict(state)

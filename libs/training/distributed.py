@@ -1,0 +1,73 @@
+"""One process or many: plain python, torchrun and torch.distributed.launch alike, NCCL on GPUs, gloo on CPUs."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from libs.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among `world` ones, and its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank."""
+        if self.world == 1:
+            return [value]
+        box = [None] * self.world
+        dist.all_gather_object(box, value)
+        return box
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean over ranks, elementwise."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values / self.world
+
+
+@contextmanager
+def start_ranks(local_rank: int | None) -> Iterator[Ranks]:
+    """Join the process group that a launcher described in the environment, if one did; leave it afterwards.
+
+    `local_rank`: what --local_rank said; LOCAL_RANK is used without it. Raises ConfigError where ranks outnumber GPUs.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"rank {local} has no GPU: {torch.cuda.device_count()} found; start one process a GPU (--nproc_per_node)"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    if world == 1:
+        yield Ranks(0, 1, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()

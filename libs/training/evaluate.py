@@ -1,0 +1,63 @@
+"""Run the network over a task's videos and score what it finds, on one rank or many."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from libs.core.config import Config, TaskSpec
+from libs.core.types import Detections, Video
+from libs.datasets.annotations import Annotations
+from libs.datasets.loaders import EvalBatches, make_dataset
+from libs.evaluation.detection import DetectionScores, score_detections
+from libs.modeling.decode import decode, load_external_scores
+from libs.training.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """A task's videos of some splits, ready to be evaluated again and again."""
+
+    task: TaskSpec
+    annotations: Annotations
+    splits: tuple[str, ...]
+    videos: list[Video]
+    batches: EvalBatches
+    external: dict | None
+
+    @classmethod
+    def open(
+        cls, task: TaskSpec, annotations: Annotations, splits: tuple[str, ...], config: Config, ranks: Ranks
+    ) -> "EvalSet":
+        """Raises DataError if a split selects nothing or features are missing."""
+        videos = annotations.of_splits(splits)
+        batches = EvalBatches(make_dataset(videos, task, config), config, ranks.rank, ranks.world)
+        return cls(task, annotations, splits, videos, batches, load_external_scores(task))
+
+    @property
+    def name(self) -> str:
+        return f"{self.task.task_type} {self.task.dataset_name} {'+'.join(self.splits)}"
+
+
+@torch.inference_mode()
+def detect(model: nn.Module, data: EvalSet, ranks: Ranks, print_freq: int = 1) -> Detections:
+    """The detections of all videos of `data`, in its order, on every rank; each rank computes its batches.
+
+    The progress bar moves every print_freq batches.
+    """
+    was_training = model.training
+    model.eval()
+    parts = []
+    hidden = None if ranks.is_first else True  # None: shown on a terminal
+    for batch in tqdm(data.batches, f"evaluating {data.name}", leave=False, miniters=print_freq, disable=hidden):
+        batch = batch.to(ranks.device)
+        parts.append(decode(model(batch, data.task.key), batch.clips, data.task, data.external))
+    model.train(was_training)
+    found = Detections.concat([part for parts in ranks.gather(parts) for part in parts])
+    assert sorted(found.video_ids) == sorted(v.video_id for v in data.videos), "a video evaluated twice or never"
+    return found.in_order_of([video.video_id for video in data.videos])
+
+
+def score(detections: Detections, data: EvalSet) -> DetectionScores:
+    return score_detections(detections, data.videos, data.task.tious)

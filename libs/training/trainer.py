@@ -1,0 +1,191 @@
+"""The training loop: each step visits the tasks in turn (method.md §6)."""
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from libs.core.config import Config, TaskSpec
+from libs.core.errors import CheckpointError, TrainingError
+from libs.core.types import Batch
+from libs.datasets.clips import ClipDataset
+from libs.datasets.loaders import TrainStream
+from libs.modeling.losses import Criterion, Losses
+from libs.modeling.points import batch_targets
+from libs.modeling.uniav import UniAV
+from libs.training.checkpoint import load_weights
+from libs.training.distributed import Ranks
+from libs.training.ema import EMA
+from libs.training.logs import RunLog
+from libs.training.optimizer import lr_factor, make_optimizer, set_lr
+from libs.training.stop_and_go import StopAndGo
+
+
+@dataclass
+class Meter:
+    """Sums of a task's losses since they were last read."""
+
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    count: int = 0
+
+    def add(self, losses: Losses, grad_norm: torch.Tensor) -> None:
+        self.count += 1
+        for name, value in (*losses._asdict().items(), ("grad_norm", grad_norm)):
+            self.sums[name] += value.detach()
+
+    def read(self, ranks: Ranks) -> dict[str, float]:
+        """Means, over ranks too; starts again."""
+        means = ranks.mean(torch.stack(list(self.sums.values())).float() / self.count)
+        result = dict(zip(self.sums, means.tolist(), strict=True))
+        self.sums.clear()
+        self.count = 0
+        return result
+
+
+class Trainer:
+    """Network, optimizer and all other state of a run. `state_dict` after an epoch holds what the rest follows from:
+    batches, schedule and random numbers are functions of the seed and of counters in it."""
+
+    def __init__(self, config: Config, tasks: list[TaskSpec], model: UniAV, datasets: list[ClipDataset], ranks: Ranks):
+        """model: on its device, prompts set. datasets: the tasks' training clips. Raises UserErrors of TrainStream."""
+        self.config, self.tasks, self.ranks, self.model = config, tasks, ranks, model
+        datasets_of = {task.key: dataset for task, dataset in zip(tasks, datasets, strict=True)}
+        momentum = config.opt.loss_normalizer_momentum
+        self.criteria = {task.key: Criterion(task, momentum).to(ranks.device) for task in tasks}
+        self.stop_and_go = {task.key: StopAndGo(config.stop_and_go) for task in tasks}
+        self.base_lr = min(task.learning_rate for task in tasks)
+        self.optimizer = make_optimizer(model, config.opt, self.base_lr)
+        self.ema = EMA(model, config.opt.ema_decay)
+        self.epoch, self.step, self.best = 0, 0, float("-inf")
+        self.streams = {
+            key: TrainStream(dataset, config, ranks.rank, ranks.world) for key, dataset in datasets_of.items()
+        }
+        self.parallel: nn.Module = model
+        if ranks.world > 1:
+            # Each task uses its own experts and offset head; the others' gradients must stay None.
+            self.parallel = DistributedDataParallel(
+                model,
+                device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
+                broadcast_buffers=False,
+                find_unused_parameters=True,
+            )
+
+    @property
+    def num_epochs(self) -> int:
+        return self.config.opt.num_train_epochs + self.config.opt.warmup_epochs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        epochs = self.config.opt.num_train_epochs
+        passes = (task.epochs * self.streams[task.key].batches_per_pass // epochs for task in self.tasks)
+        return max(1, *passes)
+
+    def train_epoch(self, log: RunLog) -> None:
+        """One epoch, from self.epoch to self.epoch + 1. Raises TrainingError on a non-finite loss."""
+        seed = np.random.SeedSequence([self.config.run.seed, self.epoch, self.ranks.rank])
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+        self.model.train()
+        meters = {task.key: Meter() for task in self.tasks}
+        videos, since = 0, time.perf_counter()
+        name = f"epoch {self.epoch + 1}/{self.num_epochs}"
+        progress = tqdm(
+            range(self.steps_per_epoch), desc=name, leave=False, disable=None if self.ranks.is_first else True
+        )
+        for i in progress:
+            set_lr(self.optimizer, lr_factor(self.config.opt, self.step, self.steps_per_epoch))
+            lr = self.optimizer.param_groups[0]["lr"]
+            for task in self.tasks:
+                if self.stop_and_go[task.key].trains_at(self.step):
+                    meters[task.key].add(*self._train_on(task))
+                    videos += task.batch_size
+            self.step += 1
+            if self.step % self.config.run.print_freq == 0 or i == self.steps_per_epoch - 1:
+                rate = videos / (time.perf_counter() - since)
+                losses = {key: meter.read(self.ranks) for key, meter in meters.items() if meter.count}
+                for key, means in losses.items():
+                    log.write(self.step, "train", task=key, epoch=self.epoch + 1, **means)
+                log.write(self.step, "train", epoch=self.epoch + 1, lr=lr, videos_per_s=rate)
+                shown = {key: f"{means['total']:.3f}" for key, means in losses.items()}
+                progress.set_postfix({**shown, "lr": f"{lr:.1e}", "videos/s": f"{rate:.0f}"})
+                videos, since = 0, time.perf_counter()
+        self.epoch += 1
+        if self.ranks.is_first:
+            shown = ", ".join(f"{key} {value}" for key, value in shown.items())
+            print(f"{name}: loss {shown}; lr {lr:.1e}; {rate:.0f} videos/s", flush=True)
+
+    def _train_on(self, task: TaskSpec) -> tuple[Losses, torch.Tensor]:
+        """One optimizer step on a task's next batch: its losses and the gradient's norm before clipping."""
+        batch = self.streams[task.key].next().to(self.ranks.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        prediction = self.parallel(batch, task.key)
+        spec = task.dataset
+        targets = batch_targets(prediction.points, batch.clips, spec.num_classes, spec.class_aware)
+        losses = self.criteria[task.key](prediction, targets)
+        self._refuse_non_finite(losses, task, batch)
+        (losses.total * (task.learning_rate / self.base_lr)).backward()
+        max_norm = self.config.opt.clip_grad_norm or torch.inf
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
+        self.optimizer.step()
+        self.ema.update(self.model)
+        return losses, grad_norm
+
+    def _refuse_non_finite(self, losses: Losses, task: TaskSpec, batch: Batch) -> None:
+        if not torch.isfinite(losses.total):
+            ids = ", ".join(clip.video_id for clip in batch.clips)
+            raise TrainingError(
+                f"{task.key}: loss is {losses.total.item()} at step {self.step + 1} (epoch {self.epoch + 1}), videos "
+                f"{ids}; look for NaN in their features, or lower the learning rate"
+            )
+
+    def take_scores(self, scores: dict[str, float]) -> bool:
+        """Take an evaluation (average mAP a task) in; whether it is the best so far."""
+        for key, value in scores.items():
+            state = self.stop_and_go[key]
+            before = state.paused
+            if state.update(value) != before and state.config.enabled and self.ranks.is_first:
+                print(f"{key} is {'paused' if state.paused else 'resumed'} by stop-and-go")
+        mean = sum(scores.values()) / len(scores)
+        is_best = mean > self.best
+        self.best = max(self.best, mean)
+        return is_best
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "best": self.best,
+            "state_dict": self.model.state_dict(),
+            "state_dict_ema": self.ema.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "criteria": {key: criterion.state_dict() for key, criterion in self.criteria.items()},
+            "stop_and_go": {key: state.state_dict() for key, state in self.stop_and_go.items()},
+            "drawn": {key: stream.drawn for key, stream in self.streams.items()},
+            "config": self.config.to_tree(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        """Go on where a checkpoint stopped. Raises CheckpointError if it cannot be resumed or has other tasks."""
+        missing = [key for key in ("step", "best", "optimizer", "criteria", "stop_and_go", "drawn") if key not in state]
+        if missing:
+            raise CheckpointError(f"{path}: cannot be resumed, it holds no {', '.join(missing)}; train anew")
+        if set(state["drawn"]) != set(self.streams):
+            raise CheckpointError(
+                f"{path}: was trained on {', '.join(state['drawn'])}, not on {', '.join(self.streams)}; resume with "
+                "the same --tasks"
+            )
+        load_weights(self.model, state["state_dict"], path)
+        load_weights(self.ema.model, state["state_dict_ema"], path)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for key in self.streams:
+            self.criteria[key].load_state_dict(state["criteria"][key])
+            self.stop_and_go[key].load_state_dict(state["stop_and_go"][key])
+        self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
+        for key, stream in self.streams.items():
+            stream.drawn = state["drawn"][key]

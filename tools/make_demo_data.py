@@ -1,0 +1,91 @@
+"""Write a small planted data set of a configuration's tasks, in the published layout.
+
+python tools/make_demo_data.py configs/demo.yaml
+
+Annotations, prompts and .npy features go where the configuration looks for them; nothing is overwritten but an
+earlier run's files. What is planted, and how strongly, each task's dataset.planted says.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from libs.core.config import Config, TaskSpec, load_config
+from libs.core.errors import ConfigError, exit_on_user_error
+from libs.core.files import replacing, write_json
+from libs.core.prompts import load_prompts
+from libs.datasets.annotations import load_annotations
+from libs.datasets.features import NpyFolder
+from libs.datasets.planted import PlantedSource
+
+VIDEOS_PER_SPLIT = (640, 48, 160)  # train, validation, test
+PART_WITHOUT_EVENTS = 0.02
+DURATIONS_S = {"TAL": (20.0, 60.0), "AVEL": (8.0, 22.0), "SED": (10.0, 10.0)}  # of a task type's videos
+EVENTS = {"TAL": (1, 3), "AVEL": (1, 4), "SED": (1, 5)}  # a video, from and to
+EVENT_PARTS = {"TAL": (0.1, 0.5), "AVEL": (0.1, 0.5), "SED": (0.06, 0.4)}  # of the video's duration
+MARKER = "made_by_make_demo_data"
+
+
+def make_annotations(task: TaskSpec, rng: np.random.Generator) -> dict:
+    """ActivityNet-layout annotations of all the task's splits, events of a class not overlapping each other."""
+    kind = task.task_type
+    database = {}
+    for split, count in zip((task.train_split, task.val_split, task.test_split), VIDEOS_PER_SPLIT, strict=True):
+        for i in range(count):
+            duration = round(float(rng.uniform(*DURATIONS_S[kind])), 2)
+            number = 0 if rng.random() < PART_WITHOUT_EVENTS else int(rng.integers(EVENTS[kind][0], EVENTS[kind][1] + 1))
+            annotations: list[dict] = []
+            for _ in range(number):
+                length = duration * rng.uniform(*EVENT_PARTS[kind])
+                start = rng.uniform(0, duration - length)
+                label = int(rng.integers(task.dataset.num_classes))
+                apart = all(
+                    a["label_id"] != label or a["segment"][1] < start or a["segment"][0] > start + length
+                    for a in annotations
+                )
+                if apart:
+                    segment = [round(float(start), 3), round(float(start + length), 3)]
+                    annotations.append({"segment": segment, "label": f"{kind} class {label}", "label_id": label})
+            name = f"{task.dataset_name}_{split[0]}_{i:04d}"
+            database[name] = {"subset": split[0], "duration": duration, "annotations": annotations}
+    return {"version": "planted demo data", "database": database}
+
+
+def write_task(task: TaskSpec, config: Config, rng: np.random.Generator) -> None:
+    json_file, folder = Path(task.dataset.json_file), Path(task.dataset.feat_folder)
+    if folder.exists() and not (folder / MARKER).exists():
+        raise ConfigError(f"{folder}: exists and was not made by this tool; move it away or set feat_folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARKER).touch()
+    write_json(json_file, make_annotations(task, rng))
+    prompts = rng.standard_normal((task.dataset.num_classes, config.model.text_dim)).astype(np.float32)
+    with replacing(task.prompt_file) as temporary, temporary.open("wb") as file:
+        np.save(file, prompts / np.linalg.norm(prompts, axis=1, keepdims=True))
+
+    dims = (config.model.input_dim_visual, config.model.input_dim_audio)
+    planted = PlantedSource(task, load_prompts(task, config.model.text_dim), dims)
+    layout = NpyFolder(task.dataset, dims)
+    videos = load_annotations(json_file, task.dataset.num_classes).videos
+    for video in tqdm(videos, desc=f"{task.key} {task.dataset_name}", disable=None):
+        for path, features in zip(layout.paths(video.video_id), planted.load(video), strict=True):
+            np.save(path, features.astype(np.float16))
+    print(f"{task.key}: {len(videos)} videos in {folder}")
+
+
+@exit_on_user_error
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", metavar="CONFIG", help="for example configs/demo.yaml")
+    parser.add_argument("-o", action="append", default=[], metavar="KEY=VALUE", help="set a configuration key")
+    args = parser.parse_args()
+    config = load_config(args.config, args.o)
+    for i, task in enumerate(config.tasks.values()):
+        write_task(task, config, np.random.default_rng([config.run.seed, i]))
+
+
+if __name__ == "__main__":
+    main()

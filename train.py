@@ -1,0 +1,157 @@
+"""Train one network on several tasks: YAML -> data, model, loop, checkpoints.
+
+python train.py configs/demo.yaml --output first
+torchrun --nproc_per_node 2 train.py configs/demo.yaml
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from libs.core.config import Config, TaskSpec, load_config
+from libs.core.errors import CheckpointError, ConfigError, exit_on_user_error
+from libs.core.files import replacing, write_json
+from libs.core.prompts import load_prompts
+from libs.datasets.annotations import load_annotations
+from libs.datasets.loaders import make_dataset
+from libs.evaluation.report import score_table, score_tree
+from libs.modeling.uniav import UniAV
+from libs.training.checkpoint import BEST, LAST, find_checkpoint, load_checkpoint, save_checkpoint
+from libs.training.distributed import Ranks, start_ranks
+from libs.training.evaluate import EvalSet, detect, score
+from libs.training.logs import RunLog
+from libs.training.trainer import Trainer
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, see configs/")
+    parser.add_argument("--output", metavar="NAME", help="the run's folder is ckpt/<config>_NAME (default: the time)")
+    parser.add_argument("--tasks", metavar="1-2-3", help="the tasks to train (default: all of CONFIG)")
+    parser.add_argument("--num_train_epochs", type=int, metavar="N", help="epochs after the warm-up")
+    parser.add_argument("--resume", metavar="PATH|auto", help="a checkpoint or run folder to go on from; auto: --output's")
+    parser.add_argument("-p", "--print-freq", type=int, metavar="N", help="steps between two lines of metrics.jsonl")
+    parser.add_argument("-c", "--ckpt-freq", type=int, metavar="N", help="epochs between two epoch_NNN.pth.tar")
+    parser.add_argument("--local_rank", "--local-rank", type=int, metavar="N", help="set by launchers")
+    parser.add_argument("-o", action="append", default=[], metavar="KEY=VALUE", help="set a configuration key")
+    return parser.parse_args()
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    flags = {
+        "opt.num_train_epochs": args.num_train_epochs,
+        "run.print_freq": args.print_freq,
+        "run.ckpt_freq": args.ckpt_freq,
+    }
+    set_flags = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    return load_config(args.config, [*args.o, *set_flags])
+
+
+def choose_folder(args: argparse.Namespace, config: Config) -> tuple[Path, Path | None]:
+    """The run's folder, and the checkpoint to resume from. Raises UserError rather than overwrite a run."""
+    name = args.output or time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder = Path(config.run.output_folder) / f"{Path(args.config).stem}_{name}"
+    if args.resume and args.resume != "auto":
+        path = Path(args.resume)
+        resume = path / LAST if (path / LAST).is_file() else find_checkpoint(path)
+        return (folder if args.output else resume.parent), resume
+    if args.resume == "auto" and args.output is None:
+        raise ConfigError("--resume auto looks in the run's folder: name it with --output NAME")
+    if (folder / LAST).exists():
+        if args.resume == "auto":
+            return folder, folder / LAST
+        raise CheckpointError(f"{folder}: already holds a run; go on with --resume auto or choose another --output")
+    return folder, None
+
+
+def build_trainer(config: Config, tasks: list[TaskSpec], annotations: list, ranks: Ranks) -> Trainer:
+    torch.manual_seed(config.run.seed)  # every rank starts from the same weights
+    model = UniAV.from_config(config)
+    for task in tasks:
+        model.set_prompts(task.key, torch.from_numpy(load_prompts(task, config.model.text_dim)))
+    datasets = [
+        make_dataset(annotated.of_splits(task.train_split), task, config)
+        for task, annotated in zip(tasks, annotations, strict=True)
+    ]
+    return Trainer(config, tasks, model.to(ranks.device), datasets, ranks)
+
+
+def evaluate(trainer: Trainer, eval_sets: list[EvalSet], log: RunLog) -> dict:
+    """Average mAP a task by the EMA weights, and the metrics' tree; prints a table a task on rank 0."""
+    metrics = {}
+    for data in eval_sets:
+        scores = score(detect(trainer.ema.model, data, trainer.ranks), data)
+        key = data.task.key
+        metrics[key] = {"splits": list(data.splits), **score_tree(scores, data.annotations.class_names)}
+        log.write(trainer.step, "eval", task=key, epoch=trainer.epoch, average_mAP=scores.average, **{
+            "splits": list(data.splits), "tiou": list(scores.tious), "mAP": scores.map.tolist()
+        })
+        if trainer.ranks.is_first:
+            print(score_table(f"mAP, {data.name}", {f"epoch {trainer.epoch}": scores}), flush=True)
+    return metrics
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
+    config = read_config(args)
+    tasks = config.choose(args.tasks)
+    with start_ranks(args.local_rank) as ranks:
+        folder, resume = ranks.from_first(choose_folder(args, config) if ranks.is_first else None)
+        checkpoint = load_checkpoint(resume) if resume else None
+        total_epochs = config.opt.num_train_epochs + config.opt.warmup_epochs
+        if checkpoint and checkpoint["epoch"] >= total_epochs:
+            print(f"{resume}: has finished epoch {checkpoint['epoch']} of {total_epochs}; nothing to do")
+            return
+
+        # Everything a run needs is opened and checked before anything is written.
+        annotations = [load_annotations(task.dataset.json_file, task.dataset.num_classes) for task in tasks]
+        trainer = build_trainer(config, tasks, annotations, ranks)
+        together = list(zip(tasks, annotations, strict=True))
+        val_sets = [EvalSet.open(task, annotated, task.val_split, config, ranks) for task, annotated in together]
+        test_sets = [
+            EvalSet.open(task, annotated, task.test_split, config, ranks)
+            for task, annotated in together
+            if task.test_split != task.val_split
+        ]
+        if checkpoint:
+            trainer.load_state_dict(checkpoint, resume)
+
+        if ranks.is_first:
+            for task in tasks:
+                if task.val_split == task.test_split:
+                    print(
+                        f"warning: {task.key}: val_split is the test split {'+'.join(task.test_split)}; stop-and-go and "
+                        "the best checkpoint are chosen on what is reported"
+                    )
+            with replacing(folder / "config.yaml") as temporary:
+                temporary.write_text(config.to_yaml(), encoding="utf-8")
+            begun = f"resumes after epoch {trainer.epoch}" if resume else "starts"
+            print(f"{folder} {begun}: {', '.join(t.key for t in tasks)}, {trainer.steps_per_epoch} steps an epoch")
+        log = RunLog(folder if ranks.is_first else None, trainer.step)
+
+        while trainer.epoch < trainer.num_epochs:
+            trainer.train_epoch(log)
+            is_last, is_best = trainer.epoch == trainer.num_epochs, False
+            if trainer.epoch % config.run.eval_freq == 0 or is_last:
+                metrics = evaluate(trainer, val_sets, log)
+                is_best = trainer.take_scores({key: tree["average_mAP"] for key, tree in metrics.items()})
+            if ranks.is_first:
+                state = trainer.state_dict()
+                if trainer.epoch % config.run.ckpt_freq == 0 or is_last:
+                    save_checkpoint(state, folder / f"epoch_{trainer.epoch:03d}.pth.tar")
+                if is_best:
+                    save_checkpoint(state, folder / BEST)
+                save_checkpoint(state, folder / LAST)  # last: once it is there, the epoch is done
+
+        metrics |= evaluate(trainer, test_sets, log)
+        log.close()
+        if ranks.is_first:
+            write_json(folder / "metrics.json", metrics)
+            print(f"done; the run is in {folder}")
+
+
+if __name__ == "__main__":
+    main()
