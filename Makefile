@@ -1,0 +1,33 @@
+PYTHON ?= python3
+# The release the project is tested with; any from 2.5 on works. For the small CPU build of PyTorch:
+#   make install TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: install demo test lint clean
+install: .venv/installed
+
+.venv/installed: setup.py pyproject.toml requirements.txt $(wildcard libs/ops/csrc/*)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77" $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	touch $@
+
+# Planted data of three tasks, a trained network, and its table beside random guessing: see README.md.
+demo: install
+	rm -rf ckpt/demo_make
+	$(BIN)/python tools/make_demo_data.py configs/demo.yaml
+	$(BIN)/python train.py configs/demo.yaml --output make
+	$(BIN)/python eval.py configs/demo.yaml ckpt/demo_make
+	$(BIN)/python tools/demo_report.py configs/demo.yaml ckpt/demo_make
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv build *.egg-info libs/ops/_nms*.so
