@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read without running anything in them."""
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises CheckpointError if it is damaged, or if loading it would need code to run.
     """
+    unreadable = f"{path}: damaged, or no checkpoint that can be read without running code; copy or save it again"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on foreign pickles would follow our one line
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint file") from None
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise CheckpointError(
-                f"{path}: holds Python objects that would run code when loaded; expected tensors and plain values, "
-                "save it again as a plain dict"
-            ) from None
-        raise CheckpointError(f"{path}: damaged, or no checkpoint; copy it again") from None
+        # "Unsupported operand" is no pickle at all; a pickle that would call something names a GLOBAL.
+        if "GLOBAL" not in str(error):
+            raise CheckpointError(unreadable) from None
+        raise CheckpointError(
+            f"{path}: holds Python objects that would run code when loaded; expected tensors and plain values, save "
+            "it again as a plain dict"
+        ) from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError, AttributeError, TypeError):
-        raise CheckpointError(f"{path}: damaged, or no checkpoint; copy it again") from None
+        raise CheckpointError(unreadable) from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict_ema"), dict):
         raise CheckpointError(f"{path}: no checkpoint of this project, expected a dict with state_dict_ema")
     return content

@@ -33,6 +33,7 @@ def make_optimizer(model: UniAV, config: OptimizerConfig, base_lr: float) -> tor
         lr=base_lr,
         betas=(0.9, 0.999),
         eps=1e-8,
+        fused=True,
     )
 
 

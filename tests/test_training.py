@@ -1,0 +1,220 @@
+"""The scripts, end to end, on the tiny data set."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from libs.core.config import StopAndGoConfig, load_config
+from libs.training.stop_and_go import StopAndGo
+from tests.conftest import ROOT, tiny_tree, write_yaml
+
+
+def metrics_of(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses_of(run) -> np.ndarray:
+    rows = [line for line in metrics_of(run) if line["kind"] == "train" and "task" in line]
+    return np.array([[line[k] for k in ("cls", "reg", "total", "grad_norm")] for line in rows])
+
+
+def weights_of(path) -> dict:
+    content = torch.load(path, weights_only=True)
+    return {f"{kind}/{k}": v for kind in ("state_dict", "state_dict_ema") for k, v in content[kind].items()}
+
+
+def assert_same_weights(a, b):
+    a, b = weights_of(a), weights_of(b)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+@pytest.fixture
+def trained(tiny, run_script):
+    """A finished run of three epochs, with drop path, cropping and stop-and-go on."""
+    status, out, err = run_script("train.py", tiny / "tiny.yaml", "--output", "whole")
+    assert status == 0, err
+    return tiny / "ckpt/tiny_whole", out
+
+
+def test_a_run_leaves_what_it_should(tiny, trained):
+    run, out = trained
+    names = {path.name for path in run.iterdir()}
+    expected = {"config.yaml", "tensorboard", "metrics.jsonl", "metrics.json", "last.pth.tar", "best.pth.tar"}
+    assert names == expected | {f"epoch_00{n}.pth.tar" for n in (1, 2, 3)}
+    assert load_config(run / "config.yaml") == load_config(tiny / "tiny.yaml")
+    lines = metrics_of(run)
+    # 12 videos, batch 4: 3 batches a pass, 2 passes in 2 epochs -> 3 steps an epoch, 3 epochs with the warm-up.
+    assert [line["step"] for line in lines if line["kind"] == "train" and "lr" in line] == list(range(1, 10))
+    assert next(line for line in lines if "lr" in line)["lr"] == 0
+    assert sum(line["kind"] == "eval" for line in lines) == 3 * 3 + 3  # every epoch on val, test at the end
+    final = json.loads((run / "metrics.json").read_text())
+    assert {key: tree["splits"] for key, tree in final.items()} == {f"TASK{i}": ["test"] for i in (1, 2, 3)}
+    assert out.count("average") == 12
+    assert list((run / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2])
+def test_resumed_is_bit_identical(tiny, trained, run_script, stopped_after):
+    """Interrupted in the epoch after: what was logged beyond the checkpoint does not stay either."""
+    run, _ = trained
+    half = tiny / "ckpt/tiny_half"
+    half.mkdir()
+    shutil.copy(run / f"epoch_00{stopped_after}.pth.tar", half / "last.pth.tar")
+    shutil.copy(run / "metrics.jsonl", half)
+    status, out, err = run_script("train.py", tiny / "tiny.yaml", "--output", "half", "--resume", "auto")
+    assert status == 0, err
+    assert f"resumes after epoch {stopped_after}" in out
+    assert_same_weights(run / "last.pth.tar", half / "last.pth.tar")
+    np.testing.assert_array_equal(losses_of(run), losses_of(half))
+    whole, resumed = (torch.load(r / "last.pth.tar", weights_only=True) for r in (run, half))
+    for key in ("epoch", "step", "best", "stop_and_go", "drawn", "criteria"):
+        assert whole[key] == resumed[key]
+
+
+def test_the_same_run_twice_is_the_same(tiny, trained, run_script):
+    run, _ = trained
+    assert run_script("train.py", tiny / "tiny.yaml", "--output", "again", "-o", "loader.num_workers=2")[0] == 0
+    assert_same_weights(run / "last.pth.tar", tiny / "ckpt/tiny_again/last.pth.tar")
+    assert (run / "metrics.json").read_text() == (tiny / "ckpt/tiny_again/metrics.json").read_text()
+
+
+def test_resume_when_done_says_so_and_does_nothing(tiny, trained, run_script):
+    run, _ = trained
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+    for arguments in (["--resume", run], ["--resume", run / "epoch_003.pth.tar"], ["--output", "whole", "--resume", "auto"]):
+        status, out, _ = run_script("train.py", tiny / "tiny.yaml", *arguments)
+        assert status == 0
+        assert re.search(r"has finished epoch 3 of 3; nothing to do", out)
+    assert before == {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+
+
+def test_no_run_is_overwritten(tiny, trained, run_script):
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "whole")
+    assert status == 2
+    assert "already holds a run; go on with --resume auto" in err
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", "--resume", trained[0] / "epoch_001.pth.tar", "--tasks", "1")
+    assert status == 2
+    assert "resume with the same --tasks" in err
+
+
+def test_eval_reproduces_training_and_scores_its_own_results(tiny, trained, run_script):
+    run, _ = trained
+    reported = json.loads((run / "metrics.json").read_text())
+    out_folder = tiny / "evaluated"
+    status, out, err = run_script("eval.py", tiny / "tiny.yaml", run / "last.pth.tar", "--output", out_folder, "-p", 5)
+    assert status == 0, err
+    metrics = json.loads((out_folder / "metrics.json").read_text())
+    for key, tree in reported.items():
+        assert metrics[key]["mAP"] == tree["mAP"]
+        scores = tiny / f"{key}.json"
+        folder = {"TASK1": "tal", "TASK2": "avel", "TASK3": "sed"}[key]
+        annotations = tiny / folder / "annotations/tiny.json"
+        tious = ["--tious", "0.5:0.95:0.05" if key == "TASK1" else "0.1:0.9:0.1"]
+        arguments = [out_folder / f"results_{key}.json", annotations, "--subset", "test", *tious, "--json", scores]
+        assert run_script("tools/score.py", *arguments)[0] == 0
+        assert json.loads(scores.read_text())["average_mAP"] == pytest.approx(tree["average_mAP"], abs=1e-12)
+
+
+def test_eval_options(tiny, trained, run_script):
+    run, _ = trained
+    out_folder = tiny / "some"
+    arguments = ["--tasks", "2", "-t", 3, "--saveonly", "--output", out_folder]
+    status, out, err = run_script("eval.py", tiny / "tiny.yaml", run, *arguments)
+    assert status == 0, err
+    assert {path.name for path in out_folder.iterdir()} == {"results_TASK2.json"}
+    results = json.loads((out_folder / "results_TASK2.json").read_text())["results"]
+    assert len(results) == 9
+    assert max(len(rows) for rows in results.values()) == 3
+    assert "average" not in out
+
+
+def test_a_task_that_is_not_chosen_needs_no_files(tiny, run_script):
+    for folder in ("tal", "sed"):
+        shutil.rmtree(tiny / folder)
+    assert run_script("train.py", tiny / "tiny.yaml", "--output", "two", "--tasks", "2")[0] == 0
+    assert run_script("eval.py", tiny / "tiny.yaml", tiny / "ckpt/tiny_two", "--tasks", "2")[0] == 0
+
+
+def test_the_test_split_watched_is_warned_of(tiny, run_script):
+    _, out, _ = run_script("train.py", tiny / "tiny.yaml", "--tasks", "1", "-o", "TASK1.val_split=test")
+    assert "warning: TASK1: val_split is the test split test" in out
+
+
+def test_a_paused_task_trains_at_some_steps():
+    state = StopAndGo(StopAndGoConfig(train_iter_gap=4))
+    assert all(state.trains_at(step) for step in range(9))
+    state.paused = True
+    assert [step for step in range(9) if state.trains_at(step)] == [0, 4, 8]
+    assert StopAndGo(StopAndGoConfig(enabled=False), paused=True).trains_at(1)
+
+
+def launch(config, launcher: list[str], *arguments):
+    command = [sys.executable, *launcher, "train.py", str(config), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+
+
+# 20 steps of 3 tasks; drop path and cropping off, so that ranks differ from one process in nothing but rounding.
+ALIKE = ["-o", "model.drop_path=0", "-o", "stop_and_go.enabled=false", "-o", "opt.num_train_epochs=6", "-o", "opt.warmup_epochs=1"] + [
+    part for i in (1, 2, 3) for part in ("-o", f"TASK{i}.dataset.crop_ratio=null", "-o", f"TASK{i}.epochs=6")
+]
+
+
+def test_two_ranks_equal_one(tiny, run_script):
+    """Losses and gradient norms over 21 steps, the final detections' mAP, and evaluation by eval.py under two ranks."""
+    config = tiny / "tiny.yaml"
+    status, _, err = run_script("train.py", config, "--output", "one", *ALIKE)
+    assert status == 0, err
+    done = launch(config, ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"], "--output", "two", *ALIKE)
+    assert done.returncode == 0, done.stderr
+    one, two = (losses_of(tiny / f"ckpt/tiny_{name}") for name in ("one", "two"))
+    assert len(one) == 21 * 3
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+    a, b = (weights_of(tiny / f"ckpt/tiny_{name}/last.pth.tar") for name in ("one", "two"))
+    for key, value in a.items():
+        torch.testing.assert_close(b[key], value, atol=1e-4, rtol=1e-4)
+
+    found = {}
+    for ranks in (1, 2):
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", "29612"]
+        command = [sys.executable, *launcher, "eval.py", config, tiny / "ckpt/tiny_one", "--output", tiny / str(ranks)]
+        subprocess.run([*map(str, command)], cwd=ROOT, check=True, capture_output=True, timeout=280)
+        found[ranks] = json.loads((tiny / str(ranks) / "results_TASK2.json").read_text())["results"]
+    assert list(found[1]) == list(found[2])
+    for video_id, rows in found[1].items():
+        for x, y in zip(rows, found[2][video_id], strict=True):
+            assert x["label"] == y["label"]
+            assert [x["score"], *x["segment"]] == pytest.approx([y["score"], *y["segment"]], abs=1e-5)
+
+
+def test_the_old_launcher_works_too(tiny):
+    launcher = ["-m", "torch.distributed.launch", "--nproc_per_node", "2", "--master_port", "29613"]
+    done = launch(tiny / "tiny.yaml", launcher, "--output", "old", "--tasks", "3")
+    assert done.returncode == 0, done.stderr
+    assert (tiny / "ckpt/tiny_old/last.pth.tar").exists()
+    assert done.stdout.count("epoch 3/3") == 1  # rank 0 alone speaks
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_killed_and_resumed(tiny, run_script):
+    """A real kill in the middle of an epoch; the finished checkpoint is whole and the resumed run equals another."""
+    config = write_yaml(tiny / "long.yaml", {**tiny_tree(tiny), "loader": {"num_workers": 1}})
+    options = ["-o", "opt.num_train_epochs=4"]
+    arguments = [sys.executable, "train.py", str(config), "--output", "killed", *options]
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    last = tiny / "ckpt/long_killed/last.pth.tar"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert run_script("train.py", config, "--output", "killed", "--resume", "auto", *options)[0] == 0
+    assert run_script("train.py", config, "--output", "calm", *options)[0] == 0
+    assert_same_weights(last, tiny / "ckpt/long_calm/last.pth.tar")
