@@ -24,11 +24,17 @@ from libs.training.evaluate import EvalSet, detect, score
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", metavar="CONFIG", help="the YAML file the checkpoint was trained with")
-    parser.add_argument("checkpoint", metavar="CKPT", type=Path, help="a checkpoint, or a run's folder (best, else last)")
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", type=Path, help="a checkpoint, or a run's folder (best, else last)"
+    )
     parser.add_argument("--tasks", metavar="1-2-3", help="the tasks to evaluate (default: all of CONFIG)")
-    parser.add_argument("-t", "--topk", type=int, metavar="N", help="detections a video (default: test_cfg.max_seg_num)")
+    parser.add_argument(
+        "-t", "--topk", type=int, metavar="N", help="detections a video (default: test_cfg.max_seg_num)"
+    )
     parser.add_argument("--saveonly", action="store_true", help="write results files, score nothing")
-    parser.add_argument("-p", "--print-freq", type=int, default=1, metavar="N", help="batches a step of the progress bar")
+    parser.add_argument(
+        "-p", "--print-freq", type=int, default=1, metavar="N", help="batches a step of the progress bar"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where results go (default: beside the checkpoint)")
     parser.add_argument("--local_rank", "--local-rank", type=int, metavar="N", help="set by launchers")
     parser.add_argument("-o", action="append", default=[], metavar="KEY=VALUE", help="set a configuration key")

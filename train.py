@@ -18,7 +18,7 @@ from libs.datasets.annotations import load_annotations
 from libs.datasets.loaders import make_dataset
 from libs.evaluation.report import score_table, score_tree
 from libs.modeling.uniav import UniAV
-from libs.training.checkpoint import BEST, LAST, find_checkpoint, load_checkpoint, save_checkpoint
+from libs.training.checkpoint import BEST, LAST, find_checkpoint, load_resumable, save_checkpoint
 from libs.training.distributed import Ranks, start_ranks
 from libs.training.evaluate import EvalSet, detect, score
 from libs.training.logs import RunLog
@@ -31,7 +31,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", metavar="NAME", help="the run's folder is ckpt/<config>_NAME (default: the time)")
     parser.add_argument("--tasks", metavar="1-2-3", help="the tasks to train (default: all of CONFIG)")
     parser.add_argument("--num_train_epochs", type=int, metavar="N", help="epochs after the warm-up")
-    parser.add_argument("--resume", metavar="PATH|auto", help="a checkpoint or run folder to go on from; auto: --output's")
+    parser.add_argument(
+        "--resume", metavar="PATH|auto", help="a checkpoint or run folder to go on from; auto: --output's"
+    )
     parser.add_argument("-p", "--print-freq", type=int, metavar="N", help="steps between two lines of metrics.jsonl")
     parser.add_argument("-c", "--ckpt-freq", type=int, metavar="N", help="epochs between two epoch_NNN.pth.tar")
     parser.add_argument("--local_rank", "--local-rank", type=int, metavar="N", help="set by launchers")
@@ -72,7 +74,7 @@ def build_trainer(config: Config, tasks: list[TaskSpec], annotations: list, rank
     for task in tasks:
         model.set_prompts(task.key, torch.from_numpy(load_prompts(task, config.model.text_dim)))
     datasets = [
-        make_dataset(annotated.of_splits(task.train_split), task, config)
+        make_dataset(annotated.of_splits(task.train_split, task.dataset.max_videos), task, config)
         for task, annotated in zip(tasks, annotations, strict=True)
     ]
     return Trainer(config, tasks, model.to(ranks.device), datasets, ranks)
@@ -85,12 +87,29 @@ def evaluate(trainer: Trainer, eval_sets: list[EvalSet], log: RunLog) -> dict:
         scores = score(detect(trainer.ema.model, data, trainer.ranks), data)
         key = data.task.key
         metrics[key] = {"splits": list(data.splits), **score_tree(scores, data.annotations.class_names)}
-        log.write(trainer.step, "eval", task=key, epoch=trainer.epoch, average_mAP=scores.average, **{
-            "splits": list(data.splits), "tiou": list(scores.tious), "mAP": scores.map.tolist()
-        })
+        log.write(
+            trainer.step,
+            "eval",
+            task=key,
+            epoch=trainer.epoch,
+            average_mAP=scores.average,
+            **{"splits": list(data.splits), "tiou": list(scores.tious), "mAP": scores.map.tolist()},
+        )
         if trainer.ranks.is_first:
             print(score_table(f"mAP, {data.name}", {f"epoch {trainer.epoch}": scores}), flush=True)
     return metrics
+
+
+def announce(trainer: Trainer, folder: Path, resumed: bool) -> None:
+    """Write the resolved configuration; say what begins, and what a careful person would object to."""
+    for task in trainer.tasks:
+        if set(task.val_split) & set(task.test_split):
+            print(f"warning: {task.key}: val_split is the test split: stop-and-go watches what is reported")
+    with replacing(folder / "config.yaml") as temporary:
+        temporary.write_text(trainer.config.to_yaml(), encoding="utf-8")
+    begun = f"resumes after epoch {trainer.epoch}" if resumed else "starts"
+    keys = ", ".join(task.key for task in trainer.tasks)
+    print(f"{folder} {begun}: {keys}, {trainer.steps_per_epoch} steps an epoch", flush=True)
 
 
 @exit_on_user_error
@@ -100,7 +119,7 @@ def main() -> None:
     tasks = config.choose(args.tasks)
     with start_ranks(args.local_rank) as ranks:
         folder, resume = ranks.from_first(choose_folder(args, config) if ranks.is_first else None)
-        checkpoint = load_checkpoint(resume) if resume else None
+        checkpoint = load_resumable(resume) if resume else None
         total_epochs = config.opt.num_train_epochs + config.opt.warmup_epochs
         if checkpoint and checkpoint["epoch"] >= total_epochs:
             print(f"{resume}: has finished epoch {checkpoint['epoch']} of {total_epochs}; nothing to do")
@@ -120,16 +139,7 @@ def main() -> None:
             trainer.load_state_dict(checkpoint, resume)
 
         if ranks.is_first:
-            for task in tasks:
-                if task.val_split == task.test_split:
-                    print(
-                        f"warning: {task.key}: val_split is the test split {'+'.join(task.test_split)}; stop-and-go and "
-                        "the best checkpoint are chosen on what is reported"
-                    )
-            with replacing(folder / "config.yaml") as temporary:
-                temporary.write_text(config.to_yaml(), encoding="utf-8")
-            begun = f"resumes after epoch {trainer.epoch}" if resume else "starts"
-            print(f"{folder} {begun}: {', '.join(t.key for t in tasks)}, {trainer.steps_per_epoch} steps an epoch")
+            announce(trainer, folder, resumed=resume is not None)
         log = RunLog(folder if ranks.is_first else None, trainer.step)
 
         while trainer.epoch < trainer.num_epochs:

@@ -304,16 +304,16 @@ def check_training(folder: Path) -> Iterator[Check]:
             optimizer.zero_grad(set_to_none=True)
             prediction = model(batches[task.key], task.key)
             spec = task.dataset
-            targets = batch_targets(
-                prediction.points, batches[task.key].clips, spec.num_classes, spec.class_aware
-            )
+            targets = batch_targets(prediction.points, batches[task.key].clips, spec.num_classes, spec.class_aware)
             loss = criteria[task.key](prediction, targets)
             loss.total.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             ema.update(model)
             losses[step, i] = [x.item() for x in (*loss, norm)]
-    yield Check("training losses and gradient norms", error(losses / data["losses"], np.ones_like(losses)), CURVE_TOLERANCE)
+    yield Check(
+        "training losses and gradient norms", error(losses / data["losses"], np.ones_like(losses)), CURVE_TOLERANCE
+    )
     yield Check("training lrs", error(lrs, data["lrs"]), SCHEDULE_TOLERANCE)
     for kind, state in (("final", model.state_dict()), ("ema", ema.model.state_dict())):
         published = {published_name(name): value for name, value in state.items()}

@@ -157,7 +157,9 @@ def test_a_crop_follows_from_seed_cycle_and_video(tiny):
     first, again = (make_dataset(annotations.of_splits(task.train_split), task, config) for _ in range(2))
     keys = [(cycle, i) for cycle in range(2) for i in range(5)]
     assert_same_items(items_of(first, keys), items_of(again, list(keys)))
-    assert any(len(a[1]) != len(b[1]) for a, b in zip(items_of(first, keys[:5]), items_of(first, keys[5:]), strict=True))
+    assert any(
+        len(a[1]) != len(b[1]) for a, b in zip(items_of(first, keys[:5]), items_of(first, keys[5:]), strict=True)
+    )
 
 
 def test_training_batches():

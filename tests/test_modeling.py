@@ -146,7 +146,9 @@ def test_published_names_are_all_different(config):
 
 def save_published(model, path, **change):
     """The network's weights in the published layout: names, and (C, 1)-shaped axes where that has them."""
-    state = {published_name(k): v[None, :, None] if k.endswith("norm.weight") else v for k, v in model.state_dict().items()}
+    state = {
+        published_name(k): v[None, :, None] if k.endswith("norm.weight") else v for k, v in model.state_dict().items()
+    }
     torch.save({"epoch": 1, "state_dict": {}, "state_dict_ema": state | change}, path)
     return path
 
@@ -161,7 +163,9 @@ def test_a_published_checkpoint_loads_by_name(config, tmp_path):
 
 
 def test_a_checkpoint_of_other_dimensions(config, tmp_path):
-    path = save_published(make_model(config), tmp_path / "a.pth.tar", **{"module.cls_head.clip_proj.bias": torch.ones(5)})
+    path = save_published(
+        make_model(config), tmp_path / "a.pth.tar", **{"module.cls_head.clip_proj.bias": torch.ones(5)}
+    )
     state = load_checkpoint(path)["state_dict_ema"]
     del state["module.cls_head.logit_scale"]
     with pytest.raises(CheckpointError) as caught:

@@ -89,7 +89,11 @@ def test_the_same_run_twice_is_the_same(tiny, trained, run_script):
 def test_resume_when_done_says_so_and_does_nothing(tiny, trained, run_script):
     run, _ = trained
     before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
-    for arguments in (["--resume", run], ["--resume", run / "epoch_003.pth.tar"], ["--output", "whole", "--resume", "auto"]):
+    for arguments in (
+        ["--resume", run],
+        ["--resume", run / "epoch_003.pth.tar"],
+        ["--output", "whole", "--resume", "auto"],
+    ):
         status, out, _ = run_script("train.py", tiny / "tiny.yaml", *arguments)
         assert status == 0
         assert re.search(r"has finished epoch 3 of 3; nothing to do", out)
@@ -100,7 +104,9 @@ def test_no_run_is_overwritten(tiny, trained, run_script):
     status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "whole")
     assert status == 2
     assert "already holds a run; go on with --resume auto" in err
-    status, _, err = run_script("train.py", tiny / "tiny.yaml", "--resume", trained[0] / "epoch_001.pth.tar", "--tasks", "1")
+    status, _, err = run_script(
+        "train.py", tiny / "tiny.yaml", "--resume", trained[0] / "epoch_001.pth.tar", "--tasks", "1"
+    )
     assert status == 2
     assert "resume with the same --tasks" in err
 
@@ -145,7 +151,7 @@ def test_a_task_that_is_not_chosen_needs_no_files(tiny, run_script):
 
 def test_the_test_split_watched_is_warned_of(tiny, run_script):
     _, out, _ = run_script("train.py", tiny / "tiny.yaml", "--tasks", "1", "-o", "TASK1.val_split=test")
-    assert "warning: TASK1: val_split is the test split test" in out
+    assert "warning: TASK1: val_split is the test split" in out
 
 
 def test_a_paused_task_trains_at_some_steps():
@@ -162,9 +168,16 @@ def launch(config, launcher: list[str], *arguments):
 
 
 # 20 steps of 3 tasks; drop path and cropping off, so that ranks differ from one process in nothing but rounding.
-ALIKE = ["-o", "model.drop_path=0", "-o", "stop_and_go.enabled=false", "-o", "opt.num_train_epochs=6", "-o", "opt.warmup_epochs=1"] + [
-    part for i in (1, 2, 3) for part in ("-o", f"TASK{i}.dataset.crop_ratio=null", "-o", f"TASK{i}.epochs=6")
-]
+ALIKE = [
+    "-o",
+    "model.drop_path=0",
+    "-o",
+    "stop_and_go.enabled=false",
+    "-o",
+    "opt.num_train_epochs=6",
+    "-o",
+    "opt.warmup_epochs=1",
+] + [part for i in (1, 2, 3) for part in ("-o", f"TASK{i}.dataset.crop_ratio=null", "-o", f"TASK{i}.epochs=6")]
 
 
 def test_two_ranks_equal_one(tiny, run_script):
@@ -172,7 +185,13 @@ def test_two_ranks_equal_one(tiny, run_script):
     config = tiny / "tiny.yaml"
     status, _, err = run_script("train.py", config, "--output", "one", *ALIKE)
     assert status == 0, err
-    done = launch(config, ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"], "--output", "two", *ALIKE)
+    done = launch(
+        config,
+        ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"],
+        "--output",
+        "two",
+        *ALIKE,
+    )
     assert done.returncode == 0, done.stderr
     one, two = (losses_of(tiny / f"ckpt/tiny_{name}") for name in ("one", "two"))
     assert len(one) == 21 * 3

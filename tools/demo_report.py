@@ -74,7 +74,7 @@ def main() -> None:
     for key, task in config.tasks.items():
         if key not in metrics:
             raise DataError(f"{args.run / 'metrics.json'}: no {key}; evaluate all tasks with eval.py first")
-        videos = load_annotations(task.dataset.json_file).of_splits(task.test_split)
+        videos = load_annotations(task.dataset.json_file).of_splits(task.test_split, task.dataset.max_videos)
         guesses = random_guessing(videos, task.dataset.num_classes, task.test_cfg.max_seg_num)
         guessing = score_detections(guesses, videos, task.tious)
         matching = max(
@@ -85,7 +85,11 @@ def main() -> None:
         add("  window matching", task.tious, matching.map.tolist(), matching.average)
         add("  random guessing", task.tious, guessing.map.tolist(), guessing.average)
     print("mAP in % on unseen videos at each tIoU, and their average")
-    print(tabulate(table, headers=["task", *(f".{round(100 * c):02d}" for c in columns), "average"], disable_numparse=True))
+    print(
+        tabulate(
+            table, headers=["task", *(f".{round(100 * c):02d}" for c in columns), "average"], disable_numparse=True
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ VIDEOS_PER_SPLIT = (640, 48, 160)  # train, validation, test
 PART_WITHOUT_EVENTS = 0.02
 DURATIONS_S = {"TAL": (16.0, 36.0), "AVEL": (8.0, 22.0), "SED": (10.0, 10.0)}  # of a task type's videos
 EVENTS = {"TAL": (1, 3), "AVEL": (1, 4), "SED": (1, 5)}  # a video, from and to
-EVENT_PARTS = {"TAL": (0.1, 0.5), "AVEL": (0.1, 0.5), "SED": (0.06, 0.4)}  # of the video's duration
+EVENT_PARTS = {"TAL": (0.15, 0.6), "AVEL": (0.1, 0.5), "SED": (0.12, 0.5)}  # of the video's duration
 MARKER = "made_by_make_demo_data"
 
 
@@ -36,7 +36,9 @@ def make_annotations(task: TaskSpec, rng: np.random.Generator) -> dict:
     for split, count in zip((task.train_split, task.val_split, task.test_split), VIDEOS_PER_SPLIT, strict=True):
         for i in range(count):
             duration = round(float(rng.uniform(*DURATIONS_S[kind])), 2)
-            number = 0 if rng.random() < PART_WITHOUT_EVENTS else int(rng.integers(EVENTS[kind][0], EVENTS[kind][1] + 1))
+            number = (
+                0 if rng.random() < PART_WITHOUT_EVENTS else int(rng.integers(EVENTS[kind][0], EVENTS[kind][1] + 1))
+            )
             annotations: list[dict] = []
             for _ in range(number):
                 length = duration * rng.uniform(*EVENT_PARTS[kind])

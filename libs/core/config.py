@@ -55,7 +55,6 @@ TASK_TYPES = {
 }
 
 
-
 def _tuple_or(parse: Callable[[str], tuple]) -> BeforeValidator:
     """A list, or a string that `parse` makes a tuple of."""
     return BeforeValidator(lambda v: parse(v) if isinstance(v, str) else tuple(v) if isinstance(v, list) else v)
@@ -106,6 +105,7 @@ class DatasetConfig(Section):
     force_upsampling: bool = Field(False, description="resize every clip to max_seq_len (ActivityNet)")
     class_aware: bool = Field(True, description="regress one pair of offsets a class, not one for all")
     drop_repeats: bool | None = Field(None, description="drop repeated annotations; null: as the task_type says")
+    max_videos: int | None = Field(None, gt=0, description="use a split's first videos only, to try things out")
     planted: PlantedConfig = PlantedConfig()
 
 

@@ -22,7 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another") from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose another"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
 

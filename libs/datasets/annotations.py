@@ -20,14 +20,15 @@ class Annotations:
     videos: tuple[Video, ...]
     class_names: dict[int, str]
 
-    def of_splits(self, splits: tuple[str, ...]) -> list[Video]:
-        """The videos of the named subsets, compared in lower case. Raises DataError if there are none."""
+    def of_splits(self, splits: tuple[str, ...], limit: int | None = None) -> list[Video]:
+        """The videos of the named subsets, compared in lower case; of more than `limit` the first. Raises DataError
+        if there are none."""
         wanted = {split.lower() for split in splits}
         chosen = [video for video in self.videos if video.subset in wanted]
         if not chosen:
             found = ", ".join(sorted({video.subset for video in self.videos})) or "none"
             raise DataError(f"{self.path}: no video in split {'/'.join(splits)}; the file's splits are: {found}")
-        return chosen
+        return chosen[:limit]
 
     def name_of(self, label: int) -> str:
         return self.class_names.get(label, str(label))

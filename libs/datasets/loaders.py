@@ -131,9 +131,7 @@ def _loader(dataset: ClipDataset, config: Config, batches) -> DataLoader:
         dataset,
         batch_sampler=batches,
         num_workers=config.loader.num_workers,
-        collate_fn=partial(
-            collate, max_seq_len=dataset.task.dataset.max_seq_len, stride=config.model.coarsest_stride
-        ),
+        collate_fn=partial(collate, max_seq_len=dataset.task.dataset.max_seq_len, stride=config.model.coarsest_stride),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own: opening a loader must not move the network's random numbers
     )

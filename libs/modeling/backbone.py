@@ -86,14 +86,10 @@ class Backbone(nn.Module):
         )
         self.stem = per_modality(lambda _: nn.ModuleList(block(1) for _ in range(stem_blocks - 1)))
         self.cross = per_modality(lambda _: block(1))
-        self.pyramid = per_modality(
-            lambda _: nn.ModuleList(block(config.scale_factor) for _ in range(pyramid_blocks))
-        )
+        self.pyramid = per_modality(lambda _: nn.ModuleList(block(config.scale_factor) for _ in range(pyramid_blocks)))
         self.scale_factor = config.scale_factor
 
-    def forward(
-        self, visual: Tensor, audio: Tensor, mask: Tensor, task_type: str, max_seq_len: int
-    ) -> list[Level]:
+    def forward(self, visual: Tensor, audio: Tensor, mask: Tensor, task_type: str, max_seq_len: int) -> list[Level]:
         """visual (B, T, Dv), audio (B, T, Da), mask (B, T, 1); max_seq_len is the task's. Returns the levels, the
         finest first."""
         x = {"visual": visual, "audio": audio}

@@ -36,13 +36,14 @@ def decode(
     """
     config = spec.test_cfg
     videos = [_candidates(prediction, row, config) for row in range(len(clips))]
-    together = Candidates(*(torch.cat(column) for column in zip(*videos, strict=True)))
+    # On the CPU, since that is where NMS has a kernel.
+    together = Candidates(*(torch.cat(column).cpu() for column in zip(*videos, strict=True)))
     splits = torch.tensor([0, *(len(v.scores) for v in videos)]).cumsum(0)
     rows, scores, counts = nms_1d(
         together.segments,
         together.scores,
         together.labels,
-        splits.to(together.labels),
+        splits,
         method=config.nms_method,
         multiclass=config.multiclass_nms,
         iou_threshold=config.iou_threshold,
@@ -50,10 +51,8 @@ def decode(
         min_score=config.min_score,
         max_seg_num=config.max_seg_num,
     )
-    rows, scores, counts = rows.cpu(), scores.cpu(), counts.tolist()
-    together = Candidates(*(column.cpu() for column in together))
     results = []
-    for i, (clip, count) in enumerate(zip(clips, counts, strict=True)):
+    for i, (clip, count) in enumerate(zip(clips, counts.tolist(), strict=True)):
         picked = rows[i, :count]
         segments, labels = together.segments[picked], together.labels[picked]
         if not config.multiclass_nms and config.voting_thresh > 0:
@@ -129,7 +128,9 @@ def load_external_scores(spec: TaskSpec) -> ExternalScores | None:
         except (TypeError, ValueError):
             raise DataError(f"{path}: {video_id}: expected a list of numbers, got {str(row)[:40]}") from None
         if scores[video_id].shape != (spec.dataset.num_classes,):
-            raise DataError(f"{path}: {video_id}: expected {spec.dataset.num_classes} scores, one a class of {spec.key}")
+            raise DataError(
+                f"{path}: {video_id}: expected {spec.dataset.num_classes} scores, one a class of {spec.key}"
+            )
         if not (scores[video_id] >= 0).all() or not (scores[video_id] <= 1).all():
             raise DataError(f"{path}: {video_id}: expected scores between 0 and 1")
     return scores

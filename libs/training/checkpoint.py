@@ -13,6 +13,7 @@ from libs.core.files import replacing
 from libs.modeling.published import from_published, is_published
 
 LAST, BEST, EPOCH_PATTERN = "last.pth.tar", "best.pth.tar", "epoch_*.pth.tar"
+RUN_STATE = ("epoch", "step", "best", "state_dict", "optimizer", "criteria", "stop_and_go", "drawn")
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -56,6 +57,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(unreadable) from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict_ema"), dict):
         raise CheckpointError(f"{path}: no checkpoint of this project, expected a dict with state_dict_ema")
+    return content
+
+
+def load_resumable(path: Path) -> dict[str, Any]:
+    """load_checkpoint of a run that can go on. Raises CheckpointError on one that only holds weights."""
+    content = load_checkpoint(path)
+    missing = [key for key in RUN_STATE if key not in content]
+    if missing:
+        raise CheckpointError(f"{path}: cannot be resumed, it holds no {', '.join(missing)}; train anew")
     return content
 
 

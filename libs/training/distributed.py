@@ -58,9 +58,7 @@ def start_ranks(local_rank: int | None) -> Iterator[Ranks]:
     device = torch.device("cpu")
     if torch.cuda.is_available():
         if local >= torch.cuda.device_count():
-            raise ConfigError(
-                f"rank {local} has no GPU: {torch.cuda.device_count()} found; start one process a GPU (--nproc_per_node)"
-            )
+            raise ConfigError(f"rank {local} has no GPU, {torch.cuda.device_count()} found; start one process a GPU")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if world == 1:

@@ -31,7 +31,7 @@ class EvalSet:
         cls, task: TaskSpec, annotations: Annotations, splits: tuple[str, ...], config: Config, ranks: Ranks
     ) -> "EvalSet":
         """Raises DataError if a split selects nothing or features are missing."""
-        videos = annotations.of_splits(splits)
+        videos = annotations.of_splits(splits, task.dataset.max_videos)
         batches = EvalBatches(make_dataset(videos, task, config), config, ranks.rank, ranks.world)
         return cls(task, annotations, splits, videos, batches, load_external_scores(task))
 

@@ -171,10 +171,8 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
-        """Go on where a checkpoint stopped. Raises CheckpointError if it cannot be resumed or has other tasks."""
-        missing = [key for key in ("step", "best", "optimizer", "criteria", "stop_and_go", "drawn") if key not in state]
-        if missing:
-            raise CheckpointError(f"{path}: cannot be resumed, it holds no {', '.join(missing)}; train anew")
+        """Go on where a checkpoint (load_resumable's) stopped. Raises CheckpointError if it is of other tasks or of
+        another network."""
         if set(state["drawn"]) != set(self.streams):
             raise CheckpointError(
                 f"{path}: was trained on {', '.join(state['drawn'])}, not on {', '.join(self.streams)}; resume with "

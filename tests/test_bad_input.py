@@ -1,0 +1,242 @@
+"""What a user gets wrong ends with one line, exit status 2, and nothing written."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.conftest import tiny_tree, write_yaml
+
+
+def features(tiny, kind="avel"):
+    return sorted((tiny / kind / "av_features").glob("*_train_*_one_peace_audio.npy"))
+
+
+def edit_annotations(tiny, change, kind="avel"):
+    path = tiny / kind / "annotations/tiny.json"
+    tree = json.loads(path.read_text())
+    video_id = next(k for k, v in tree["database"].items() if v["annotations"])
+    change(tree["database"][video_id]["annotations"][0])
+    path.write_text(json.dumps(tree))
+    return [str(path), video_id]
+
+
+def remove_features(tiny):
+    removed = features(tiny)[:5]
+    for path in removed:
+        path.unlink()
+    return ["5 of 24 feature files missing", removed[0].name, removed[2].name, "…"]
+
+
+def truncate(tiny):
+    path = features(tiny)[0]
+    path.write_bytes(path.read_bytes()[:-7])
+    return [str(path), "truncated"]
+
+
+def pickled(tiny):
+    path = features(tiny)[0]
+    with path.open("wb") as file:
+        np.save(file, np.array([{"a": 1}], dtype=object))
+    return [str(path), "pickled objects, which are never loaded"]
+
+
+def raw_pickle(tiny):
+    path = features(tiny)[0]
+    path.write_bytes(pickle.dumps([1, 2, 3]))
+    return [str(path), "not a .npy file"]
+
+
+def other_length(tiny):
+    path = features(tiny)[0]
+    np.save(path, np.load(path)[: len(np.load(path)) // 2])
+    return [path.name.removesuffix("_one_peace_audio.npy"), "more than 10 % apart"]
+
+
+def other_width(tiny):
+    path = features(tiny)[0]
+    np.save(path, np.load(path)[:, :7])
+    return [str(path), "expected (T, 10)", "model.input_dim_audio"]
+
+
+def folder_gone(tiny):
+    (tiny / "avel/av_features").rename(tiny / "elsewhere")
+    return [str(tiny / "avel/av_features"), "no such feature folder"]
+
+
+def annotations_gone(tiny):
+    (tiny / "avel/annotations/tiny.json").unlink()
+    return [str(tiny / "avel/annotations/tiny.json"), "No such file", "annotation file"]
+
+
+def annotations_broken(tiny):
+    (tiny / "avel/annotations/tiny.json").write_text('{"database": ')
+    return [str(tiny / "avel/annotations/tiny.json"), "not valid JSON"]
+
+
+def label_too_high(tiny):
+    return [*edit_annotations(tiny, lambda a: a.update(label_id=4)), "label_id 4, expected 0 … 3"]
+
+
+def reversed_segment(tiny):
+    return [*edit_annotations(tiny, lambda a: a.update(segment=[5, 4])), "ends before it starts"]
+
+
+def nan_segment(tiny):
+    return [*edit_annotations(tiny, lambda a: a.update(segment=[1, float("nan")])), "finite"]
+
+
+def prompts_gone(tiny):
+    (tiny / "avel/avel_prompt.npy").unlink()
+    return [str(tiny / "avel/avel_prompt.npy"), "TASK2.dataset.prompt_file"]
+
+
+def prompts_of_another_shape(tiny):
+    np.save(tiny / "avel/avel_prompt.npy", np.zeros((4, 9), np.float32))
+    return [str(tiny / "avel/avel_prompt.npy"), "shape (4, 9), expected (4, 8)"]
+
+
+def nan_features(tiny):
+    for path in features(tiny):
+        np.save(path, np.load(path) * np.nan)
+    return ["TASK2: loss is nan at step 1", "avel_train_00", "NaN in their features"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        remove_features,
+        truncate,
+        pickled,
+        raw_pickle,
+        other_length,
+        other_width,
+        folder_gone,
+        annotations_gone,
+        annotations_broken,
+        label_too_high,
+        reversed_segment,
+        nan_segment,
+        prompts_gone,
+        prompts_of_another_shape,
+        nan_features,
+    ],
+)
+def test_bad_data(tiny, run_script, spoil):
+    expected = spoil(tiny)
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", "--tasks", "2", "--output", "x")
+    assert_one_line(status, err, *expected)
+    written = {path.name for path in (tiny / "ckpt").rglob("*")} if (tiny / "ckpt").exists() else set()
+    assert not any("pth" in name for name in written)
+    if spoil is not nan_features:
+        assert not written
+
+
+def assert_one_line(status, err, *expected):
+    assert status == 2, err
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    for part in expected:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["absent.yaml"], ["absent.yaml: no such configuration file"]),
+        (["CONFIG", "-o", "TASK1.batchsize=3"], ["unknown key TASK1.batchsize", "did you mean TASK1.batch_size?"]),
+        (["CONFIG", "-o", "TASK1.batch_size=many"], ["-o TASK1.batch_size=many", "expected a valid integer"]),
+        (["CONFIG", "--tasks", "1-7"], ["no TASK7; choose from TASK1, TASK2, TASK3"]),
+        (
+            ["CONFIG", "-o", "TASK1.train_split=practice"],
+            ["no video in split practice", "splits are: test, train, val"],
+        ),
+        (["CONFIG", "--resume", "nowhere"], ["nowhere: no such checkpoint"]),
+        (["CONFIG", "--resume", "auto"], ["--resume auto", "--output"]),
+        (["CONFIG", "--num_train_epochs", "0"], ["opt.num_train_epochs", "greater than 0, got 0"]),
+        (["CONFIG", "-o", "TASK2.dataset.feat_folder=none.h5"], ["none.h5: no such feature pack"]),
+    ],
+)
+def test_bad_arguments(tiny, run_script, arguments, expected):
+    arguments = [tiny / "tiny.yaml" if a == "CONFIG" else a for a in arguments]
+    status, _, err = run_script("train.py", *arguments)
+    assert_one_line(status, err, *expected)
+    assert not (tiny / "ckpt").exists()
+
+
+def test_a_broken_pack(tiny, run_script):
+    (tiny / "broken.h5").write_bytes(b"no HDF5")
+    arguments = [tiny / "tiny.yaml", "-o", f"TASK2.dataset.feat_folder={tiny / 'broken.h5'}", "--tasks", "2"]
+    assert_one_line(*run_script("train.py", *arguments)[::2], "broken.h5: not a readable HDF5 pack")
+
+
+def test_a_pack_of_other_videos(tiny, run_script):
+    pack = tiny / "val.h5"
+    assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack, "--splits", "val")[0] == 0
+    arguments = [tiny / "tiny.yaml", "-o", f"TASK2.dataset.feat_folder={pack}", "--tasks", "2"]
+    assert_one_line(*run_script("train.py", *arguments)[::2], "24 of 24 features missing: visual/avel_train_0000")
+
+
+def test_bad_checkpoints(tiny, run_script):
+    config, ckpt = tiny / "tiny.yaml", tiny / "some.pth.tar"
+    ckpt.write_bytes(b"PK\x03\x04 broken")
+    assert_one_line(*run_script("eval.py", config, ckpt)[::2], str(ckpt), "damaged")
+    ckpt.write_bytes(pickle.dumps({"state_dict_ema": {}, "x": print}))
+    assert_one_line(*run_script("eval.py", config, ckpt)[::2], str(ckpt))
+    torch.save({"state_dict_ema": {"backbone.x": torch.zeros(1)}}, ckpt)
+    assert_one_line(*run_script("eval.py", config, ckpt)[::2], "does not fit the configured network", "is missing; ")
+    torch.save({"state_dict_ema": {"module.x": torch.zeros(1)}}, ckpt)
+    assert_one_line(*run_script("eval.py", config, ckpt)[::2], "none of the published names")
+    assert_one_line(*run_script("train.py", config, "--resume", ckpt)[::2], "cannot be resumed, it holds no epoch")
+    assert not list(tiny.glob("results*"))
+
+
+def test_a_checkpoint_of_another_network(tiny, run_script):
+    config = tiny / "tiny.yaml"
+    assert run_script("train.py", config, "--output", "x", "--tasks", "3", "--num_train_epochs", "1")[0] == 0
+    wider = write_yaml(
+        tiny / "wider.yaml", tiny_tree(tiny) | {"model": yaml.safe_load(config.read_text())["model"] | {"embd_dim": 32}}
+    )
+    status, _, err = run_script("eval.py", wider, tiny / "ckpt/tiny_x", "--tasks", "3")
+    assert_one_line(status, err, "does not fit", "has shape (16, 12, 3), expected (32, 12, 3)", "; …")
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", 'expected a JSON object with "results"'),
+        ('{"results": {"v": [{"score": 1, "label": "a"}]}}', "video v: expected a list of {label, score, segment}"),
+        ('{"results": {"v": [{"score": "x", "label": "a", "segment": [0, 1]}]}}', "video v"),
+        (
+            '{"results": {"v": [{"score": NaN, "label": "a", "segment": [0, 1]}]}}',
+            "video v: a segment or score is not finite",
+        ),
+        (None, "No such file"),
+    ],
+)
+def test_bad_results_files(tiny, run_script, results, message):
+    path, annotations = tiny / "r.json", tiny / "avel/annotations/tiny.json"
+    if results is not None:
+        path.write_text(results)
+    status, _, err = run_script("tools/score.py", path, annotations, "--subset", "test")
+    assert_one_line(status, err, str(path), message)
+
+
+def test_scores_with_bad_arguments(tiny, run_script):
+    path, annotations = tiny / "r.json", tiny / "avel/annotations/tiny.json"
+    path.write_text('{"results": {}}')
+    status, _, err = run_script("tools/score.py", path, annotations, "--subset", "test", "--tious", "9:1:0")
+    assert_one_line(status, err, "--tious", "first:last:step")
+    status, _, err = run_script("tools/score.py", path, annotations, "--subset", "tset")
+    assert_one_line(status, err, "no video in split tset; the file's splits are: test, train, val")
+
+
+def test_demo_data_overwrites_nothing_of_others(tiny, run_script):
+    (tiny / "avel/av_features/made_by_make_demo_data").unlink()
+    status, _, err = run_script("tools/make_demo_data.py", tiny / "tiny.yaml")
+    assert_one_line(status, err, "avel/av_features: exists and was not made by this tool")
