@@ -122,7 +122,8 @@ def main() -> None:
         checkpoint = load_resumable(resume) if resume else None
         total_epochs = config.opt.num_train_epochs + config.opt.warmup_epochs
         if checkpoint and checkpoint["epoch"] >= total_epochs:
-            print(f"{resume}: has finished epoch {checkpoint['epoch']} of {total_epochs}; nothing to do")
+            if ranks.is_first:
+                print(f"{resume}: has finished epoch {checkpoint['epoch']} of {total_epochs}; nothing to do")
             return
 
         # Everything a run needs is opened and checked before anything is written.

@@ -23,7 +23,7 @@ from libs.datasets.planted import PlantedSource
 
 VIDEOS_PER_SPLIT = (640, 48, 160)  # train, validation, test
 PART_WITHOUT_EVENTS = 0.02
-DURATIONS_S = {"TAL": (16.0, 36.0), "AVEL": (8.0, 22.0), "SED": (10.0, 10.0)}  # of a task type's videos
+DURATIONS_S = {"TAL": (24.0, 48.0), "AVEL": (8.0, 22.0), "SED": (10.0, 10.0)}  # of a task type's videos
 EVENTS = {"TAL": (1, 3), "AVEL": (1, 4), "SED": (1, 5)}  # a video, from and to
 EVENT_PARTS = {"TAL": (0.15, 0.6), "AVEL": (0.1, 0.5), "SED": (0.12, 0.5)}  # of the video's duration
 MARKER = "made_by_make_demo_data"

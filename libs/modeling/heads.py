@@ -1,21 +1,49 @@
 """Heads over the pyramid: classification against prompts, regression of boundaries (method.md §4).
 
-Shapes: B clips, Tl points of a level, D = head_dim, C classes, K = C or 1.
+All levels go through a head at once, laid end to end with zeros between them (`Row`): their weights are shared, and a
+few large convolutions are much cheaper than many small ones.
+
+Shapes: B clips, P points of all levels, R = P and the gaps, D = head_dim, C classes, K = C or 1.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from libs.core.config import ModelConfig, TaskSpec
-from libs.modeling.backbone import ConvNorm
+from libs.modeling.backbone import ConvNorm, Level
 from libs.modeling.blocks import MaskedConv
 
 
+class Row(NamedTuple):
+    """Levels end to end: x (B, R, 2·embd_dim), mask (B, R, 1), inside (1, R, 1): 1 at points, 0 in the gaps.
+
+    A gap is what a convolution sees beyond a level's end: zeros, unlike the level's own padded points, where
+    LayerNorm and ReLU leave relu(bias).
+    """
+
+    x: Tensor
+    mask: Tensor
+    inside: Tensor
+
+    def take_points(self, x: Tensor) -> Tensor:
+        """(B, R, …) -> (B, P, …)."""
+        return x[:, self.inside[0, :, 0] > 0]
+
+
+def join_levels(levels: list[Level], gap: int) -> Row:
+    """Lay levels end to end, `gap` zeros after each: half of the widest kernel."""
+    x = [F.pad(torch.cat([level.visual, level.audio], dim=-1), (0, 0, 0, gap)) for level in levels]
+    mask = [F.pad(level.mask, (0, 0, 0, gap)) for level in levels]
+    inside = [F.pad(level.visual.new_ones(1, level.visual.shape[1], 1), (0, 0, 0, gap)) for level in levels]
+    return Row(torch.cat(x, dim=1), torch.cat(mask, dim=1), torch.cat(inside, dim=1))
+
+
 class Trunk(nn.ModuleList):
-    """head_num_layers - 1 convolutions shared by all levels. (B, Tl, 2·embd_dim) -> (B, Tl, D)."""
+    """head_num_layers - 1 convolutions. Row -> (B, R, D)."""
 
     def __init__(self, config: ModelConfig):
         dims = [2 * config.embd_dim] + [config.head_dim] * (config.head_num_layers - 1)
@@ -23,9 +51,10 @@ class Trunk(nn.ModuleList):
         super().__init__(ConvNorm(i, o, config.head_kernel_size, config.embd_with_ln) for i, o in layers)
         self.out_dim = dims[-1]
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, row: Row) -> Tensor:
+        x = row.x
         for layer in self:
-            x = layer(x, mask)
+            x = layer(x, row.mask) * row.inside
         return x
 
 
@@ -41,14 +70,11 @@ class PromptClassifier(nn.Module):
         nn.init.xavier_uniform_(self.prompt_proj.weight)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def forward(self, levels: list[Tensor], masks: list[Tensor], prompts: Tensor) -> list[Tensor]:
-        """levels of (B, Tl, 2·embd_dim), masks (B, Tl, 1), prompts (C, text_dim). Returns logits (B, Tl, C) each."""
+    def forward(self, row: Row, prompts: Tensor) -> Tensor:
+        """prompts (C, text_dim). Returns logits (B, P, C)."""
         classes = F.normalize(self.prompt_proj(prompts), dim=-1) * self.logit_scale.exp()  # (C, D)
-        logits = []
-        for x, mask in zip(levels, masks, strict=True):
-            points = F.normalize(self.visual_proj(self.trunk(x, mask), mask), dim=-1)
-            logits.append(points @ classes.t() * mask)
-        return logits
+        points = F.normalize(self.visual_proj(self.trunk(row), row.mask), dim=-1)  # (B, R, D)
+        return row.take_points(points @ classes.t() * row.mask)
 
 
 class OffsetRegressor(nn.Module):
@@ -62,11 +88,9 @@ class OffsetRegressor(nn.Module):
         self.offsets = nn.ModuleDict({k: MaskedConv(dim, 2 * n, kernel_size, bias=True) for k, n in pairs.items()})
         self.level_scales = nn.ParameterList(torch.tensor(1.0) for _ in range(config.num_levels))
 
-    def forward(self, levels: list[Tensor], masks: list[Tensor], task: str) -> list[Tensor]:
-        """levels of (B, Tl, 2·embd_dim), masks (B, Tl, 1). Returns (B, Tl, K, 2) each: left and right."""
-        last = self.offsets[task]
-        offsets = []
-        for x, mask, scale in zip(levels, masks, self.level_scales, strict=True):
-            raw = last(self.trunk(x, mask), mask)
-            offsets.append(F.relu(raw * scale).unflatten(-1, (-1, 2)))
-        return offsets
+    def forward(self, row: Row, task: str, level_sizes: tuple[int, ...]) -> Tensor:
+        """level_sizes sum to P. Returns (B, P, K, 2): left and right."""
+        raw = row.take_points(self.offsets[task](self.trunk(row), row.mask))  # (B, P, 2·K)
+        sized = zip(self.level_scales, level_sizes, strict=True)
+        scales = torch.cat([scale.expand(size) for scale, size in sized])  # (P,)
+        return F.relu(raw * scales[:, None]).unflatten(-1, (-1, 2))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from libs.core.config import Config, ModelConfig, TaskSpec
 from libs.core.types import Batch, Prediction
 from libs.modeling.backbone import Backbone
-from libs.modeling.heads import OffsetRegressor, PromptClassifier
+from libs.modeling.heads import OffsetRegressor, PromptClassifier, join_levels
 from libs.modeling.points import make_points
 
 
@@ -46,15 +46,9 @@ class UniAV(nn.Module):
         spec = self.tasks[task]
         mask = batch.mask[..., None]
         levels = self.backbone(batch.visual, batch.audio, mask, spec.task_type, spec.dataset.max_seq_len)
-        joined = [torch.cat([level.visual, level.audio], dim=-1) for level in levels]
-        masks = [level.mask for level in levels]
-        logits = self.cls_head(joined, masks, self.get_buffer(f"prompts_{task}"))
-        offsets = self.reg_head(joined, masks, task)
+        row = join_levels(levels, gap=self.config.head_kernel_size // 2)
         points, sizes = make_points(self.config, batch.mask.shape[1])
-        return Prediction(
-            torch.cat(logits, dim=1),
-            torch.cat(offsets, dim=1),
-            torch.cat(masks, dim=1)[..., 0],
-            points.to(batch.mask.device),
-            sizes,
-        )
+        logits = self.cls_head(row, self.get_buffer(f"prompts_{task}"))
+        offsets = self.reg_head(row, task, sizes)
+        point_mask = torch.cat([level.mask for level in levels], dim=1)[..., 0]
+        return Prediction(logits, offsets, point_mask, points.to(batch.mask.device), sizes)
