@@ -150,12 +150,10 @@ def main() -> None:
                 metrics = evaluate(trainer, val_sets, log)
                 is_best = trainer.take_scores({key: tree["average_mAP"] for key, tree in metrics.items()})
             if ranks.is_first:
-                state = trainer.state_dict()
-                if trainer.epoch % config.run.ckpt_freq == 0 or is_last:
-                    save_checkpoint(state, folder / f"epoch_{trainer.epoch:03d}.pth.tar")
-                if is_best:
-                    save_checkpoint(state, folder / BEST)
-                save_checkpoint(state, folder / LAST)  # last: once it is there, the epoch is done
+                keep = trainer.epoch % config.run.ckpt_freq == 0 or is_last
+                names = [f"epoch_{trainer.epoch:03d}.pth.tar"] * keep + [BEST] * is_best
+                # LAST at the end: once it is there, the epoch is done.
+                save_checkpoint(trainer.state_dict(), *(folder / name for name in [*names, LAST]))
 
         metrics |= evaluate(trainer, test_sets, log)
         log.close()

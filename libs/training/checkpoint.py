@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read without running anything in them."""
 
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,17 @@ LAST, BEST, EPOCH_PATTERN = "last.pth.tar", "best.pth.tar", "epoch_*.pth.tar"
 RUN_STATE = ("epoch", "step", "best", "state_dict", "optimizer", "criteria", "stop_and_go", "drawn")
 
 
-def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    with replacing(path) as temporary:
+def save_checkpoint(state: dict[str, Any], *paths: Path) -> None:
+    """Write a state under one or more names of a folder, in order; the others are links to the first if possible."""
+    first, *others = paths
+    with replacing(first) as temporary:
         torch.save(state, temporary)
+    for path in others:
+        with replacing(path) as temporary:
+            try:
+                temporary.hardlink_to(first)
+            except OSError:  # a file system without links
+                shutil.copyfile(first, temporary)
 
 
 def find_checkpoint(path: Path) -> Path:
