@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from libs.core.config import load_config
+from libs.core.configfile import load_config
 from libs.core.errors import exit_on_user_error
 from libs.core.files import write_json
 from libs.core.prompts import load_prompts

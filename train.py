@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from libs.core.config import Config, TaskSpec, load_config
+from libs.core.config import Config, TaskSpec
+from libs.core.configfile import load_config
 from libs.core.errors import CheckpointError, ConfigError, exit_on_user_error
 from libs.core.files import replacing, write_json
 from libs.core.prompts import load_prompts
@@ -120,10 +121,9 @@ def main() -> None:
     with start_ranks(args.local_rank) as ranks:
         folder, resume = ranks.from_first(choose_folder(args, config) if ranks.is_first else None)
         checkpoint = load_resumable(resume) if resume else None
-        total_epochs = config.opt.num_train_epochs + config.opt.warmup_epochs
-        if checkpoint and checkpoint["epoch"] >= total_epochs:
+        if checkpoint and checkpoint["epoch"] >= config.opt.total_epochs:
             if ranks.is_first:
-                print(f"{resume}: has finished epoch {checkpoint['epoch']} of {total_epochs}; nothing to do")
+                print(f"{resume}: has finished epoch {checkpoint['epoch']} of {config.opt.total_epochs}; nothing to do")
             return
 
         # Everything a run needs is opened and checked before anything is written.
@@ -143,9 +143,9 @@ def main() -> None:
             announce(trainer, folder, resumed=resume is not None)
         log = RunLog(folder if ranks.is_first else None, trainer.step)
 
-        while trainer.epoch < trainer.num_epochs:
+        while trainer.epoch < config.opt.total_epochs:
             trainer.train_epoch(log)
-            is_last, is_best = trainer.epoch == trainer.num_epochs, False
+            is_last, is_best = trainer.epoch == config.opt.total_epochs, False
             if trainer.epoch % config.run.eval_freq == 0 or is_last:
                 metrics = evaluate(trainer, val_sets, log)
                 is_best = trainer.take_scores({key: tree["average_mAP"] for key, tree in metrics.items()})

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from libs.core.config import Config, from_tree
+from libs.core.config import Config
+from libs.core.configfile import from_tree
 from libs.core.types import Batch, Clip
 from libs.datasets.annotations import load_annotations
 from libs.datasets.clips import ClipDataset

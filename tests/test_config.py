@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import yaml
 
-from libs.core.config import from_tree, load_config
+from libs.core.configfile import from_tree, load_config
 from libs.core.errors import ConfigError
 from libs.modeling.uniav import UniAV
 from tests.conftest import NEEDS_SHARED, ROOT, tiny_tree, write_yaml

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from libs.core.config import from_tree
+from libs.core.configfile import from_tree
 from libs.core.errors import ConfigError, DataError
 from libs.core.prompts import load_prompts
 from libs.core.types import Clip, Video

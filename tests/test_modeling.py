@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from libs.core.config import from_tree
+from libs.core.configfile import from_tree
 from libs.core.errors import CheckpointError, DataError
-from libs.core.types import Batch, Clip, Prediction, Targets
+from libs.core.types import Batch, Clip, Prediction, Targets, Video
 from libs.modeling.decode import decode, load_external_scores
 from libs.modeling.losses import Criterion
 from libs.modeling.points import make_points, point_targets
@@ -82,6 +82,15 @@ def test_other_tasks_experts_do_not_matter(config):
     assert torch.equal(model(batch, "TASK2").logits, before)
     with pytest.raises(KeyError):
         model(batch, "TASK9")
+
+
+@torch.no_grad()
+def test_a_fourth_task_is_a_block_of_yaml(tmp_path):
+    tree = tiny_tree(tmp_path)
+    config = from_tree(tree | {"TASK4": tree["TASK2"] | {"task_type": "MUSIC", "dataset_name": "music"}})
+    prediction = make_model(config)(make_batch([32, 20], 32), "TASK4")
+    assert prediction.logits.shape[-1] == 4
+    assert config.tasks["TASK4"].shows_in == ("visual", "audio")
 
 
 @torch.no_grad()
@@ -253,7 +262,7 @@ def test_fusion_with_video_level_scores(config, tmp_path):
     path.write_text('{"results": {"32": [0.1, 0.9, 0.5], "20": [0.2, 0.1, 0.3]}}')
     _, _, _, plain = decoded(config, "TASK1")
     settings = config.tasks["TASK1"].test_cfg.model_copy(update={"ext_score_file": str(path)})
-    external = load_external_scores(config.tasks["TASK1"].model_copy(update={"test_cfg": settings}))
+    external = load_external_scores(config.tasks["TASK1"].model_copy(update={"test_cfg": settings}), [])
     _, _, _, fused = decoded(config, "TASK1", external, ext_top_segments=5)
     rows, before = fused.video == 0, plain.video == 0
     assert rows.sum() == 10
@@ -269,6 +278,8 @@ def test_fusion_with_video_level_scores(config, tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=message):
-            load_external_scores(config.tasks["TASK1"].model_copy(update={"test_cfg": settings}))
-    with pytest.raises(DataError, match="no scores of video 32"):
-        decoded(config, "TASK1", {"20": np.ones(3)})
+            load_external_scores(config.tasks["TASK1"].model_copy(update={"test_cfg": settings}), [])
+    path.write_text('{"20": [1, 0, 0]}')
+    videos = [Video(name, "test", 1.0, None, np.zeros((0, 2)), np.zeros(0)) for name in ("20", "32")]
+    with pytest.raises(DataError, match="no scores of 1 of 2 videos, 32 the first"):
+        load_external_scores(config.tasks["TASK1"].model_copy(update={"test_cfg": settings}), videos)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from libs.core.config import StopAndGoConfig, load_config
+from libs.core.config import StopAndGoConfig
+from libs.core.configfile import load_config
 from libs.training.stop_and_go import StopAndGo
 from tests.conftest import ROOT, tiny_tree, write_yaml
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from libs.core.config import Config, TaskSpec, load_config
+from libs.core.config import Config, TaskSpec
+from libs.core.configfile import load_config
 from libs.core.errors import DataError, exit_on_user_error
 from libs.core.prompts import load_prompts
 from libs.core.types import Detections, Video

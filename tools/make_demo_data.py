@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from libs.core.config import Config, TaskSpec, load_config
+from libs.core.config import Config, TaskSpec
+from libs.core.configfile import load_config
 from libs.core.errors import ConfigError, exit_on_user_error
 from libs.core.files import replacing, write_json
 from libs.core.prompts import load_prompts

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 from tqdm import tqdm
 
-from libs.core.config import load_config
+from libs.core.configfile import load_config
 from libs.core.errors import ConfigError, exit_on_user_error
 from libs.core.files import replacing
 from libs.datasets.annotations import load_annotations

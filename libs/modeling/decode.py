@@ -13,7 +13,7 @@ from torch import Tensor
 
 from libs.core.config import TaskSpec, TaskTestConfig
 from libs.core.errors import DataError
-from libs.core.types import Clip, Detections, Prediction
+from libs.core.types import Clip, Detections, Prediction, Video
 from libs.ops.nms import nms_1d, vote_segments
 
 ExternalScores = dict[str, np.ndarray]  # video id -> (num_classes,)
@@ -30,10 +30,7 @@ class Candidates(NamedTuple):
 def decode(
     prediction: Prediction, clips: tuple[Clip, ...], spec: TaskSpec, external: ExternalScores | None = None
 ) -> Detections:
-    """The detections of a batch, at most max_seg_num a video, best first; `external` fuses in video-level scores.
-
-    Raises DataError if `external` lacks a video.
-    """
+    """The detections of a batch, at most max_seg_num a video, best first; `external` fuses in video-level scores."""
     config = spec.test_cfg
     videos = [_candidates(prediction, row, config) for row in range(len(clips))]
     # On the CPU, since that is where NMS has a kernel.
@@ -60,7 +57,7 @@ def decode(
             segments = vote_segments(segments, together.segments[own], together.scores[own], config.voting_thresh)
         kept = Candidates(segments, scores[i, :count], labels)
         if external is not None:
-            kept = _fuse(kept, clip.video_id, external, config)
+            kept = _fuse(kept, external[clip.video_id], config)
         results.append(_in_seconds(kept, clip))
     return Detections.concat(results)
 
@@ -91,11 +88,9 @@ def _in_seconds(kept: Candidates, clip: Clip) -> Detections:
     return Detections((clip.video_id,), rows, seconds.clip(0, clip.duration), scores, labels)
 
 
-def _fuse(kept: Candidates, video_id: str, external: ExternalScores, config: TaskTestConfig) -> Candidates:
+def _fuse(kept: Candidates, video_scores: np.ndarray, config: TaskTestConfig) -> Candidates:
     """Give the best segments of a video each of the video's top classes, score √(p_video·p_segment)."""
-    if video_id not in external:
-        raise DataError(f"{config.ext_score_file}: no scores of video {video_id}; add them or unset ext_score_file")
-    classes = torch.from_numpy(external[video_id]).float()
+    classes = torch.from_numpy(video_scores).float()
     top_scores, top_labels = classes.topk(min(config.ext_top_classes, len(classes)))
     segments, scores = kept.segments[: config.ext_top_segments], kept.scores[: config.ext_top_segments]
     fused = (scores[:, None] * top_scores).sqrt().flatten()
@@ -104,10 +99,10 @@ def _fuse(kept: Candidates, video_id: str, external: ExternalScores, config: Tas
     return Candidates(repeated[order], fused[order], top_labels.repeat(len(segments))[order])
 
 
-def load_external_scores(spec: TaskSpec) -> ExternalScores | None:
+def load_external_scores(spec: TaskSpec, videos: list[Video]) -> ExternalScores | None:
     """The task's ext_score_file: JSON {video id: [score a class]}, or the same under "results"; None without one.
 
-    Raises DataError on a missing file, a wrong shape or scores outside [0, 1].
+    Raises DataError on a missing file, a wrong shape, scores outside [0, 1], or if one of `videos` has none.
     """
     if spec.test_cfg.ext_score_file is None:
         return None
@@ -133,4 +128,10 @@ def load_external_scores(spec: TaskSpec) -> ExternalScores | None:
             )
         if not (scores[video_id] >= 0).all() or not (scores[video_id] <= 1).all():
             raise DataError(f"{path}: {video_id}: expected scores between 0 and 1")
+    missing = [video.video_id for video in videos if video.video_id not in scores]
+    if missing:
+        raise DataError(
+            f"{path}: no scores of {len(missing)} of {len(videos)} videos, {missing[0]} the first; add them or unset "
+            f"{spec.key}.test_cfg.ext_score_file"
+        )
     return scores

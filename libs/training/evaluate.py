@@ -33,7 +33,7 @@ class EvalSet:
         """Raises DataError if a split selects nothing or features are missing."""
         videos = annotations.of_splits(splits, task.dataset.max_videos)
         batches = EvalBatches(make_dataset(videos, task, config), config, ranks.rank, ranks.world)
-        return cls(task, annotations, splits, videos, batches, load_external_scores(task))
+        return cls(task, annotations, splits, videos, batches, load_external_scores(task, videos))
 
     @property
     def name(self) -> str:

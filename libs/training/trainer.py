@@ -78,10 +78,6 @@ class Trainer:
             )
 
     @property
-    def num_epochs(self) -> int:
-        return self.config.opt.num_train_epochs + self.config.opt.warmup_epochs
-
-    @property
     def steps_per_epoch(self) -> int:
         epochs = self.config.opt.num_train_epochs
         passes = (task.epochs * self.streams[task.key].batches_per_pass // epochs for task in self.tasks)
@@ -94,7 +90,7 @@ class Trainer:
         self.model.train()
         meters = {task.key: Meter() for task in self.tasks}
         videos, since = 0, time.perf_counter()
-        name = f"epoch {self.epoch + 1}/{self.num_epochs}"
+        name = f"epoch {self.epoch + 1}/{self.config.opt.total_epochs}"
         progress = tqdm(
             range(self.steps_per_epoch), desc=name, leave=False, disable=None if self.ranks.is_first else True
         )
