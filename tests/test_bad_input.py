@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -169,9 +170,13 @@ def test_bad_arguments(tiny, run_script, arguments, expected):
 
 
 def test_a_broken_pack(tiny, run_script):
-    (tiny / "broken.h5").write_bytes(b"no HDF5")
-    arguments = [tiny / "tiny.yaml", "-o", f"TASK2.dataset.feat_folder={tiny / 'broken.h5'}", "--tasks", "2"]
+    pack = tiny / "broken.h5"
+    arguments = [tiny / "tiny.yaml", "-o", f"TASK2.dataset.feat_folder={pack}", "--tasks", "2"]
+    pack.write_bytes(b"no HDF5")
     assert_one_line(*run_script("train.py", *arguments)[::2], "broken.h5: not a readable HDF5 pack")
+    with h5py.File(pack, "w") as file:
+        file["visual"] = 3
+    assert_one_line(*run_script("train.py", *arguments)[::2], "24 of 24 features missing")
 
 
 def test_a_pack_of_other_videos(tiny, run_script):

@@ -117,6 +117,7 @@ def test_choose(tmp_path):
         ("TASK2.dataset.max_seq_len=33", "TASK2.dataset.max_seq_len 33 must be a multiple"),
         ("TASK1.test_cfg.tious=0.5:4:0.1", "expected tIoU thresholds"),
         ("TASK1.test_cfg.nms_method=medium", "TASK1.test_cfg.nms_method: expected 'soft', 'soft_linear' or 'hard'"),
+        ("TASK1.dataset.crop_ratio=[1.0, 0.5]", "crop_ratio: expected the smaller part first"),
         ("a=[", "not valid YAML"),
     ],
 )

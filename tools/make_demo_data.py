@@ -9,6 +9,7 @@ earlier run's files. What is planted, and how strongly, each task's dataset.plan
 import argparse
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -24,25 +25,37 @@ from libs.datasets.planted import PlantedSource
 
 VIDEOS_PER_SPLIT = (640, 48, 160)  # train, validation, test
 PART_WITHOUT_EVENTS = 0.02
-DURATIONS_S = {"TAL": (24.0, 48.0), "AVEL": (8.0, 22.0), "SED": (10.0, 10.0)}  # of a task type's videos
-EVENTS = {"TAL": (1, 3), "AVEL": (1, 4), "SED": (1, 5)}  # a video, from and to
-EVENT_PARTS = {"TAL": (0.15, 0.6), "AVEL": (0.1, 0.5), "SED": (0.12, 0.5)}  # of the video's duration
+
+
+class Shape(NamedTuple):
+    """What the videos of a task type look like; ranges from and to."""
+
+    duration_s: tuple[float, float]
+    events: tuple[int, int]
+    event_part: tuple[float, float]  # of the video's duration
+
+
+SHAPES = {
+    "TAL": Shape((24.0, 48.0), (1, 3), (0.15, 0.6)),
+    "SED": Shape((10.0, 10.0), (1, 5), (0.12, 0.5)),
+}
+OTHER_SHAPE = Shape((8.0, 22.0), (1, 4), (0.1, 0.5))
 MARKER = "made_by_make_demo_data"
 
 
 def make_annotations(task: TaskSpec, rng: np.random.Generator) -> dict:
     """ActivityNet-layout annotations of all the task's splits, events of a class not overlapping each other."""
-    kind = task.task_type
+    shape = SHAPES.get(task.task_type, OTHER_SHAPE)
     database = {}
     for split, count in zip((task.train_split, task.val_split, task.test_split), VIDEOS_PER_SPLIT, strict=True):
         for i in range(count):
-            duration = round(float(rng.uniform(*DURATIONS_S[kind])), 2)
+            duration = round(float(rng.uniform(*shape.duration_s)), 2)
             number = (
-                0 if rng.random() < PART_WITHOUT_EVENTS else int(rng.integers(EVENTS[kind][0], EVENTS[kind][1] + 1))
+                0 if rng.random() < PART_WITHOUT_EVENTS else int(rng.integers(shape.events[0], shape.events[1] + 1))
             )
             annotations: list[dict] = []
             for _ in range(number):
-                length = duration * rng.uniform(*EVENT_PARTS[kind])
+                length = duration * rng.uniform(*shape.event_part)
                 start = rng.uniform(0, duration - length)
                 label = int(rng.integers(task.dataset.num_classes))
                 apart = all(
@@ -51,7 +64,9 @@ def make_annotations(task: TaskSpec, rng: np.random.Generator) -> dict:
                 )
                 if apart:
                     segment = [round(float(start), 3), round(float(start + length), 3)]
-                    annotations.append({"segment": segment, "label": f"{kind} class {label}", "label_id": label})
+                    annotations.append(
+                        {"segment": segment, "label": f"{task.task_type} class {label}", "label_id": label}
+                    )
             name = f"{task.dataset_name}_{split[0]}_{i:04d}"
             database[name] = {"subset": split[0], "duration": duration, "annotations": annotations}
     return {"version": "planted demo data", "database": database}

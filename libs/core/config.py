@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from libs.core.errors import ConfigError
 
@@ -104,6 +104,13 @@ class DatasetConfig(Section):
     drop_repeats: bool | None = Field(None, description="drop repeated annotations; null: as the task_type says")
     max_videos: int | None = Field(None, gt=0, description="use a split's first videos only, to try things out")
     planted: PlantedConfig = PlantedConfig()
+
+    @field_validator("crop_ratio")
+    @classmethod
+    def _rising(cls, ratio):
+        if ratio is not None and ratio[0] > ratio[1]:
+            raise ValueError(f"expected the smaller part first, got {list(ratio)}")
+        return ratio
 
 
 class TaskTrainConfig(Section):

@@ -11,6 +11,8 @@ import numpy as np
 from libs.core.errors import DataError
 from libs.core.types import Video
 
+MAX_LABEL_ID = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Annotations:
@@ -66,7 +68,8 @@ def _class_ids(path: Path, tree: dict, database: dict) -> dict[str, int]:
     given: dict[str, int] = {}
     unnumbered: set[str] = set()
     for entry in database.values():
-        for annotation in entry.get("annotations") or [] if isinstance(entry, dict) else []:
+        annotations = entry.get("annotations") if isinstance(entry, dict) else None
+        for annotation in annotations if isinstance(annotations, list) else []:
             if not isinstance(annotation, dict):
                 continue
             name, label = annotation.get("label"), annotation.get("label_id")
@@ -97,17 +100,20 @@ def _video(path: Path, video_id: str, entry: Any, ids: dict[str, int], num_class
         raise DataError(f"{where}: duration {duration!r}, expected seconds above 0")
     if fps is not None and (not _is_number(fps) or fps <= 0):
         raise DataError(f"{where}: fps {fps!r}, expected a number above 0")
+    annotations = entry.get("annotations") or []
+    if not isinstance(annotations, list):
+        raise DataError(f"{where}: annotations {str(annotations)[:40]!r}, expected a list")
     segments, labels = [], []
-    for annotation in entry.get("annotations") or []:
+    for annotation in annotations:
         segment = annotation.get("segment") if isinstance(annotation, dict) else None
         if not (isinstance(segment, list) and len(segment) == 2 and all(_is_number(x) for x in segment)):
             raise DataError(f"{where}: segment {segment!r}, expected [start, end] in finite seconds")
         if segment[1] < segment[0]:
             raise DataError(f"{where}: segment {segment} ends before it starts; correct it")
-        label = annotation.get("label_id")
-        if label is None:
-            label = ids.get(annotation.get("label"))
-        if not isinstance(label, int) or isinstance(label, bool) or label < 0:
+        label, name = annotation.get("label_id"), annotation.get("label")
+        if label is None and isinstance(name, str):
+            label = ids.get(name)
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label <= MAX_LABEL_ID:
             named = {k: annotation.get(k) for k in ("label", "label_id")}
             raise DataError(f"{where}: label {named} is unknown, expected a label or a label_id from 0 on")
         if num_classes is not None and label >= num_classes:

@@ -44,7 +44,10 @@ class NpyFolder:
         self.folder, self.prefix, self.dims = Path(config.feat_folder), config.file_prefix or "", dims
         self.suffixes = (config.visual_suffix, config.audio_suffix)
         if not self.folder.is_dir():
-            raise DataError(f"{self.folder}: no such feature folder; put the .npy files there or set feat_folder")
+            raise DataError(
+                f"{self.folder}: no such feature folder; put the .npy files there, or set feat_folder to a folder, a "
+                "pack (.h5) or the word planted"
+            )
 
     def paths(self, video_id: str) -> tuple[Path, Path]:
         """The visual and the audio file."""
@@ -91,7 +94,7 @@ class Hdf5Pack:
 
     def lengths(self, videos: list[Video]) -> list[int]:
         file = self._open()
-        present = {m: set(file[m]) if m in file else set() for m in MODALITIES}
+        present = {m: set(file[m]) if isinstance(file.get(m), h5py.Group) else set() for m in MODALITIES}
         wanted = [(m, video.video_id) for video in videos for m in MODALITIES]
         missing = [f"{m}/{video_id}" for m, video_id in wanted if video_id not in present[m]]
         _refuse_missing(self.path, missing, len(wanted), "features")
