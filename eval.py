@@ -8,16 +8,17 @@ from pathlib import Path
 
 import torch
 
+from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
 from libs.core.errors import exit_on_user_error
-from libs.core.files import write_json
+from libs.core.files import make_folder, write_json
 from libs.core.prompts import load_prompts
 from libs.datasets.annotations import load_annotations
 from libs.evaluation.report import score_table, score_tree
 from libs.evaluation.results import write_results
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
-from libs.training.distributed import start_ranks
+from libs.training.distributed import Ranks, start_ranks
 from libs.training.evaluate import EvalSet, detect, score
 
 
@@ -37,8 +38,22 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where results go (default: beside the checkpoint)")
     parser.add_argument("--local_rank", "--local-rank", type=int, metavar="N", help="set by launchers")
-    parser.add_argument("-o", action="append", default=[], metavar="KEY=VALUE", help="set a configuration key")
+    parser.add_argument(
+        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
+    )
     return parser.parse_args()
+
+
+def open_all(config: Config, tasks: list[TaskSpec], path: Path, ranks: Ranks) -> tuple[UniAV, list[EvalSet]]:
+    """The network with the checkpoint's EMA weights, and each task's test split."""
+    model = UniAV.from_config(config)
+    load_weights(model, load_checkpoint(path)["state_dict_ema"], path)
+    eval_sets = []
+    for task in tasks:
+        model.set_prompts(task.key, torch.from_numpy(load_prompts(task, config.model.text_dim)))
+        annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
+        eval_sets.append(EvalSet.open(task, annotations, task.test_split, config, ranks))
+    return model.to(ranks.device).eval(), eval_sets
 
 
 @exit_on_user_error
@@ -49,20 +64,11 @@ def main() -> None:
     if args.topk is not None:
         topk = [f"{task.key}.test_cfg.max_seg_num={args.topk}" for task in tasks]
         tasks = load_config(args.config, [*args.o, *topk]).choose(args.tasks)
-    path = find_checkpoint(args.checkpoint)
-    folder = args.output or path.parent
     with start_ranks(args.local_rank) as ranks:
-        model = UniAV.from_config(config)
-        load_weights(model, load_checkpoint(path)["state_dict_ema"], path)
-        for task in tasks:
-            model.set_prompts(task.key, torch.from_numpy(load_prompts(task, config.model.text_dim)))
-        model.to(ranks.device).eval()
-        eval_sets = [
-            EvalSet.open(
-                task, load_annotations(task.dataset.json_file, task.dataset.num_classes), task.test_split, config, ranks
-            )
-            for task in tasks
-        ]
+        path = ranks.agree(lambda: find_checkpoint(args.checkpoint), first_only=True)
+        folder = args.output or path.parent
+        model, eval_sets = ranks.agree(lambda: open_all(config, tasks, path, ranks))
+        ranks.agree(lambda: make_folder(folder), first_only=True)
         metrics = {}
         for data in eval_sets:
             detections = detect(model, data, ranks, args.print_freq)

@@ -38,7 +38,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("-p", "--print-freq", type=int, metavar="N", help="steps between two lines of metrics.jsonl")
     parser.add_argument("-c", "--ckpt-freq", type=int, metavar="N", help="epochs between two epoch_NNN.pth.tar")
     parser.add_argument("--local_rank", "--local-rank", type=int, metavar="N", help="set by launchers")
-    parser.add_argument("-o", action="append", default=[], metavar="KEY=VALUE", help="set a configuration key")
+    parser.add_argument(
+        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
+    )
     return parser.parse_args()
 
 
@@ -54,31 +56,42 @@ def read_config(args: argparse.Namespace) -> Config:
 
 def choose_folder(args: argparse.Namespace, config: Config) -> tuple[Path, Path | None]:
     """The run's folder, and the checkpoint to resume from. Raises UserError rather than overwrite a run."""
+    if args.output == "" or args.resume == "":
+        raise ConfigError("--output and --resume need a value; leave them out otherwise")
     name = args.output or time.strftime("%Y-%m-%d_%H-%M-%S")
-    folder = Path(config.run.output_folder) / f"{Path(args.config).stem}_{name}"
-    if args.resume and args.resume != "auto":
+    folder, resume = Path(config.run.output_folder) / f"{Path(args.config).stem}_{name}", None
+    if args.resume == "auto":
+        if args.output is None:
+            raise ConfigError("--resume auto looks in the run's folder: name it with --output NAME")
+        resume = folder / LAST if (folder / LAST).exists() else None
+    elif args.resume:
         path = Path(args.resume)
         resume = path / LAST if (path / LAST).is_file() else find_checkpoint(path)
-        return (folder if args.output else resume.parent), resume
-    if args.resume == "auto" and args.output is None:
-        raise ConfigError("--resume auto looks in the run's folder: name it with --output NAME")
-    if (folder / LAST).exists():
-        if args.resume == "auto":
-            return folder, folder / LAST
+        folder = folder if args.output else resume.parent
+    if (folder / LAST).exists() and (resume is None or resume.parent.resolve() != folder.resolve()):
         raise CheckpointError(f"{folder}: already holds a run; go on with --resume auto or choose another --output")
-    return folder, None
+    return folder, resume
 
 
-def build_trainer(config: Config, tasks: list[TaskSpec], annotations: list, ranks: Ranks) -> Trainer:
+def open_all(
+    config: Config, tasks: list[TaskSpec], checkpoint: dict | None, resume: Path | None, ranks: Ranks
+) -> tuple[Trainer, list[EvalSet], list[EvalSet]]:
+    """The trainer, where `checkpoint` left it, and what to evaluate on: val_split, and test_split where it differs."""
     torch.manual_seed(config.run.seed)  # every rank starts from the same weights
     model = UniAV.from_config(config)
+    datasets, val_sets, test_sets = [], [], []
     for task in tasks:
         model.set_prompts(task.key, torch.from_numpy(load_prompts(task, config.model.text_dim)))
-    datasets = [
-        make_dataset(annotated.of_splits(task.train_split, task.dataset.max_videos), task, config)
-        for task, annotated in zip(tasks, annotations, strict=True)
-    ]
-    return Trainer(config, tasks, model.to(ranks.device), datasets, ranks)
+        annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
+        videos = annotations.of_splits(task.train_split, task.dataset.max_videos)
+        datasets.append(make_dataset(videos, task, config))
+        val_sets.append(EvalSet.open(task, annotations, task.val_split, config, ranks))
+        if task.test_split != task.val_split:
+            test_sets.append(EvalSet.open(task, annotations, task.test_split, config, ranks))
+    trainer = Trainer(config, tasks, model.to(ranks.device), datasets, ranks)
+    if checkpoint:
+        trainer.load_state_dict(checkpoint, resume)
+    return trainer, val_sets, test_sets
 
 
 def evaluate(trainer: Trainer, eval_sets: list[EvalSet], log: RunLog) -> dict:
@@ -119,28 +132,16 @@ def main() -> None:
     config = read_config(args)
     tasks = config.choose(args.tasks)
     with start_ranks(args.local_rank) as ranks:
-        folder, resume = ranks.from_first(choose_folder(args, config) if ranks.is_first else None)
-        checkpoint = load_resumable(resume) if resume else None
+        folder, resume = ranks.agree(lambda: choose_folder(args, config), first_only=True)
+        checkpoint = ranks.agree(lambda: load_resumable(resume)) if resume else None
         if checkpoint and checkpoint["epoch"] >= config.opt.total_epochs:
             if ranks.is_first:
                 print(f"{resume}: has finished epoch {checkpoint['epoch']} of {config.opt.total_epochs}; nothing to do")
             return
 
         # Everything a run needs is opened and checked before anything is written.
-        annotations = [load_annotations(task.dataset.json_file, task.dataset.num_classes) for task in tasks]
-        trainer = build_trainer(config, tasks, annotations, ranks)
-        together = list(zip(tasks, annotations, strict=True))
-        val_sets = [EvalSet.open(task, annotated, task.val_split, config, ranks) for task, annotated in together]
-        test_sets = [
-            EvalSet.open(task, annotated, task.test_split, config, ranks)
-            for task, annotated in together
-            if task.test_split != task.val_split
-        ]
-        if checkpoint:
-            trainer.load_state_dict(checkpoint, resume)
-
-        if ranks.is_first:
-            announce(trainer, folder, resumed=resume is not None)
+        trainer, val_sets, test_sets = ranks.agree(lambda: open_all(config, tasks, checkpoint, resume, ranks))
+        ranks.agree(lambda: announce(trainer, folder, resumed=resume is not None), first_only=True)
         log = RunLog(folder if ranks.is_first else None, trainer.step)
 
         while trainer.epoch < config.opt.total_epochs:

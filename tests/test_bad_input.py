@@ -157,6 +157,7 @@ def assert_one_line(status, err, *expected):
             ["no video in split practice", "splits are: test, train, val"],
         ),
         (["CONFIG", "--resume", "nowhere"], ["nowhere: no such checkpoint"]),
+        (["CONFIG", "--resume", ""], ["--resume need a value"]),
         (["CONFIG", "--resume", "auto"], ["--resume auto", "--output"]),
         (["CONFIG", "--num_train_epochs", "0"], ["opt.num_train_epochs", "greater than 0, got 0"]),
         (["CONFIG", "-o", "TASK2.dataset.feat_folder=none.h5"], ["none.h5: no such feature pack"]),
@@ -176,14 +177,14 @@ def test_a_broken_pack(tiny, run_script):
     assert_one_line(*run_script("train.py", *arguments)[::2], "broken.h5: not a readable HDF5 pack")
     with h5py.File(pack, "w") as file:
         file["visual"] = 3
-    assert_one_line(*run_script("train.py", *arguments)[::2], "24 of 24 features missing")
+    assert_one_line(*run_script("train.py", *arguments)[::2], "12 of 12 videos missing")
 
 
 def test_a_pack_of_other_videos(tiny, run_script):
     pack = tiny / "val.h5"
     assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack, "--splits", "val")[0] == 0
     arguments = [tiny / "tiny.yaml", "-o", f"TASK2.dataset.feat_folder={pack}", "--tasks", "2"]
-    assert_one_line(*run_script("train.py", *arguments)[::2], "24 of 24 features missing: visual/avel_train_0000")
+    assert_one_line(*run_script("train.py", *arguments)[::2], "12 of 12 videos missing: avel_train_0000")
 
 
 def test_bad_checkpoints(tiny, run_script):
@@ -245,3 +246,21 @@ def test_demo_data_overwrites_nothing_of_others(tiny, run_script):
     (tiny / "avel/av_features/made_by_make_demo_data").unlink()
     status, _, err = run_script("tools/make_demo_data.py", tiny / "tiny.yaml")
     assert_one_line(status, err, "avel/av_features: exists and was not made by this tool")
+    (tiny / "tal/av_features").rename(tiny / "tal/elsewhere")
+    before = (tiny / "tal/annotations/tiny.json").read_text()
+    status, _, err = run_script("tools/make_demo_data.py", tiny / "tiny.yaml")
+    assert_one_line(status, err, "tal/annotations/tiny.json: exists and was not made by this tool")
+    assert (tiny / "tal/annotations/tiny.json").read_text() == before
+    status, _, err = run_script(
+        "tools/make_demo_data.py", tiny / "tiny.yaml", "-o", "TASK1.dataset.feat_folder=planted"
+    )
+    assert_one_line(status, err, "expected a folder to write .npy files to")
+
+
+def test_an_output_folder_that_is_a_file(tiny, run_script):
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", "-o", f"run.output_folder={tiny / 'tiny.yaml'}")
+    assert_one_line(status, err, "cannot be written")
+
+
+def test_a_pack_of_two_tasks(tiny, run_script):
+    assert_one_line(*run_script("tools/pack_features.py", tiny / "tiny.yaml", "1-2", "x.h5")[::2], "one task")

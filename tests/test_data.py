@@ -224,6 +224,42 @@ def test_collate_pads_and_masks():
     assert not batch.visual[~batch.mask].any()
 
 
+def test_what_lies_beyond_a_resized_video_is_said(tiny):
+    config, task, annotations = open_task(tiny, "TASK1")
+    video = annotations.of_splits(("train",))[0]
+    late = Video(video.video_id, "train", video.duration, None, np.array([[900.0, 950.0]]), np.array([0]))
+    with pytest.warns(UserWarning, match=f"video {video.video_id}: all its segments lie beyond its end"):
+        clip, visual, _ = make_dataset([late], task, config)[(0, 0)]
+    assert len(clip.labels) == 0
+
+
+def test_a_crop_is_not_satisfied_with_a_point_outside(tiny):
+    config = crop_config(tiny, crop_ratio=None)
+    for seed in range(20):
+        clip, _, _ = crop(make_item(50, [[500.0, 500.0], [10.0, 20.0]]), config, np.random.default_rng(seed))
+        assert clip.labels.tolist() == [1]
+
+
+def test_every_process_opens_a_pack_for_itself(tiny, run_script):
+    """HDF5 handles do not survive a fork: loader processes must not read through their parent's."""
+    pack = tiny / "pack.h5"
+    assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)[0] == 0
+    tree = tiny_tree(tiny) | {"loader": {"num_workers": 2, "eval_batch_size": 4}}
+    tree["TASK2"]["dataset"]["feat_folder"] = str(pack)
+    config = from_tree(tree)
+    task = config.tasks["TASK2"]
+    dataset = make_dataset(load_annotations(task.dataset.json_file).of_splits(("train", "test")), task, config)
+    alone = {clip.video_id: visual for clip, visual, _ in (dataset[i] for i in range(len(dataset)))}
+    source = dataset.source
+    assert source._pid != 0
+    for batch in EvalBatches(dataset, config):
+        for row, clip in enumerate(batch.clips):
+            assert torch.equal(batch.visual[row][batch.mask[row]], alone[clip.video_id])
+    source._pid = -1  # as a forked child sees it
+    inherited = source._file
+    assert source._open() is not inherited
+
+
 def write_annotations(path, entry, **top):
     path.write_text(json.dumps({"database": {"clip1": {"subset": "Test", "duration": 10, **entry}}, **top}))
     return path
@@ -247,6 +283,8 @@ def write_annotations(path, entry, **top):
         ({"duration": None, "annotations": []}, "duration None"),
         ({"duration": -1, "annotations": []}, "expected seconds above 0"),
         ({"fps": 0, "annotations": []}, "fps 0"),
+        ({"duration": 10**400, "annotations": []}, "expected seconds above 0"),
+        ({"subset": None, "annotations": []}, "subset None"),
     ],
 )
 def test_bad_annotations(tmp_path, entry, message):

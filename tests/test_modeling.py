@@ -201,6 +201,9 @@ def test_damaged_and_dangerous_checkpoints(config, tmp_path, capsys):
     with pytest.raises(CheckpointError, match="bad.pth.tar: holds Python objects that would run code"):
         load_checkpoint(path)
     assert "never run" not in capsys.readouterr().out
+    torch.save({"state_dict_ema": {"module.x": 3}}, path)
+    with pytest.raises(CheckpointError, match="expected a dict with state_dict_ema"):
+        load_checkpoint(path)
     torch.save([1], path)
     with pytest.raises(CheckpointError, match="expected a dict with state_dict_ema"):
         load_checkpoint(path)

@@ -49,6 +49,22 @@ def test_touching_and_equal_segments():
     assert kept[0, :2].tolist() == pytest.approx([0.9, 0.8])
 
 
+@pytest.mark.parametrize("kernel", [torch.ops.uniav.nms_1d, nms_1d_torch])
+def test_of_equal_scores_the_earlier_row(kernel):
+    segments = torch.tensor([[0.0, 1.0], [5.0, 6.0], [9.0, 10.0]])
+    args = (segments, torch.full((3,), 0.5), torch.tensor([1, 0, 1]), torch.tensor([0, 3]), "soft", 0.7, 0.4, 0.001, 2)
+    assert kernel(*args)[0].tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("segments", "splits"),
+    [((2, 2), [0, 2000]), ((2, 2), [0, 2, 1]), ((2, 2), [-1, 2]), ((3, 2), [0, 2]), ((2, 3), [0, 2])],
+)
+def test_shapes_that_do_not_fit_are_refused(segments, splits):
+    with pytest.raises(ValueError, match="expected"):
+        nms_1d(torch.zeros(segments), torch.ones(2), torch.zeros(2, dtype=torch.int64), torch.tensor(splits))
+
+
 def test_opcheck():
     segments, scores, labels = (torch.from_numpy(x) for x in candidates(30, 3, 0))
     args = (segments, scores, labels, torch.tensor([0, 10, 30]), "soft", 0.7, 0.4, 0.001, 8)

@@ -112,6 +112,61 @@ def test_no_run_is_overwritten(tiny, trained, run_script):
     assert "resume with the same --tasks" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (
+            ["TASK3.learning_rate=0.5", "opt.gamma=0.3"],
+            2,
+            "TASK3.learning_rate was 0.001, is 0.5; opt.gamma was 0.1, is 0.3",
+        ),
+        (["TASK1.epochs=4"], 2, "TASK1.epochs was 2, is 4"),
+        (["loader.num_workers=1", "run.print_freq=2", "TASK1.test_cfg.nms_sigma=0.3"], 0, "resumes after epoch 1"),
+        (["opt.num_train_epochs=3"], 0, "resumes after epoch 1"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_configuration(tiny, trained, run_script, options, status, said):
+    run, _ = trained
+    (tiny / "moved").mkdir()
+    shutil.copy(run / "epoch_001.pth.tar", tiny / "moved")
+    arguments = ["--resume", tiny / "moved/epoch_001.pth.tar", "-o", *options]
+    found, out, err = run_script("train.py", tiny / "tiny.yaml", *arguments)
+    assert found == status
+    assert said in out + err
+
+
+def test_resume_overwrites_no_other_run(tiny, trained, run_script):
+    run, _ = trained
+    before = (run / "metrics.jsonl").read_text()
+    (tiny / "moved").mkdir()
+    shutil.copy(run / "epoch_001.pth.tar", tiny / "moved")
+    arguments = ["--output", "whole", "--resume", tiny / "moved/epoch_001.pth.tar"]
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", *arguments)
+    assert status == 2
+    assert "already holds a run" in err
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_a_half_written_log_line_does_not_stop_a_resume(tiny, trained, run_script):
+    run, _ = trained
+    half = tiny / "ckpt/tiny_half"
+    half.mkdir()
+    shutil.copy(run / "epoch_002.pth.tar", half / "last.pth.tar")
+    text = (run / "metrics.jsonl").read_text()
+    (half / "metrics.jsonl").write_text(text[: len(text) // 2])
+    assert run_script("train.py", tiny / "tiny.yaml", "--output", "half", "--resume", "auto")[0] == 0
+    assert all("step" in line for line in metrics_of(half))
+
+
+def test_nan_in_evaluation_is_not_silent(tiny, trained, run_script):
+    path = next((tiny / "avel/av_features").glob("*_test_0003_one_peace_audio.npy"))
+    np.save(path, np.load(path) * np.nan)
+    status, _, err = run_script("eval.py", tiny / "tiny.yaml", trained[0], "--output", tiny / "out", "--tasks", "2")
+    assert status == 2
+    assert "AVEL avel test: the network's output is not finite for avel_test_0003" in err
+    assert not list((tiny / "out").iterdir())
+
+
 def test_eval_reproduces_training_and_scores_its_own_results(tiny, trained, run_script):
     run, _ = trained
     reported = json.loads((run / "metrics.json").read_text())
@@ -205,6 +260,7 @@ def test_two_ranks_equal_one(tiny, run_script):
     for ranks in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", "29612"]
         command = [sys.executable, *launcher, "eval.py", config, tiny / "ckpt/tiny_one", "--output", tiny / str(ranks)]
+        command += ["-o", "TASK1.dataset.max_videos=1"]  # fewer batches than ranks
         subprocess.run([*map(str, command)], cwd=ROOT, check=True, capture_output=True, timeout=280)
         found[ranks] = json.loads((tiny / str(ranks) / "results_TASK2.json").read_text())["results"]
     assert list(found[1]) == list(found[2])
@@ -222,19 +278,32 @@ def test_the_old_launcher_works_too(tiny):
     assert done.stdout.count("epoch 3/3") == 1  # rank 0 alone speaks
 
 
+@pytest.mark.parametrize("mistake", [["--resume", "nowhere"], ["-o", "TASK3.dataset.feat_folder=nowhere"]])
+def test_one_line_from_two_ranks(tiny, mistake):
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29614"]
+    done = launch(tiny / "tiny.yaml", launcher, "--tasks", "3", *mistake)
+    assert done.returncode != 0
+    assert done.stderr.count("nowhere") == 1
+    assert 'train.py", line' not in done.stderr  # no traceback of ours, whatever torchrun adds
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_killed_and_resumed(tiny, run_script):
     """A real kill in the middle of an epoch; the finished checkpoint is whole and the resumed run equals another."""
     config = write_yaml(tiny / "long.yaml", {**tiny_tree(tiny), "loader": {"num_workers": 1}})
-    options = ["-o", "opt.num_train_epochs=4"]
+    options = ["-o", "opt.num_train_epochs=20"]
     arguments = [sys.executable, "train.py", str(config), "--output", "killed", *options]
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     last = tiny / "ckpt/long_killed/last.pth.tar"
     deadline = time.monotonic() + 120
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
+    assert last.exists()
+    assert process.poll() is None
     process.kill()
     process.wait()
-    assert run_script("train.py", config, "--output", "killed", "--resume", "auto", *options)[0] == 0
+    status, out, _ = run_script("train.py", config, "--output", "killed", "--resume", "auto", *options)
+    assert status == 0
+    assert "resumes after epoch" in out
     assert run_script("train.py", config, "--output", "calm", *options)[0] == 0
     assert_same_weights(last, tiny / "ckpt/long_calm/last.pth.tar")

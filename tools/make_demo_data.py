@@ -17,10 +17,10 @@ from tqdm import tqdm
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError, exit_on_user_error
-from libs.core.files import replacing, write_json
+from libs.core.files import make_folder, replacing, write_json
 from libs.core.prompts import load_prompts
 from libs.datasets.annotations import load_annotations
-from libs.datasets.features import NpyFolder
+from libs.datasets.features import PACK_SUFFIXES, NpyFolder
 from libs.datasets.planted import PlantedSource
 
 VIDEOS_PER_SPLIT = (640, 48, 160)  # train, validation, test
@@ -72,14 +72,25 @@ def make_annotations(task: TaskSpec, rng: np.random.Generator) -> dict:
     return {"version": "planted demo data", "database": database}
 
 
-def write_task(task: TaskSpec, config: Config, rng: np.random.Generator) -> None:
+def refuse_to_overwrite(task: TaskSpec) -> None:
+    """Raise ConfigError if anything that this tool did not make stands where it would write."""
     json_file, folder = Path(task.dataset.json_file), Path(task.dataset.feat_folder)
+    if folder == Path("planted") or folder.suffix in PACK_SUFFIXES:
+        raise ConfigError(f"{task.key}.dataset.feat_folder: {folder}, expected a folder to write .npy files to")
     if folder.exists() and not (folder / MARKER).exists():
         raise ConfigError(f"{folder}: exists and was not made by this tool; move it away or set feat_folder")
+    for path in (json_file, task.prompt_file):
+        if path.exists() and not (folder / MARKER).exists():
+            raise ConfigError(f"{path}: exists and was not made by this tool; move it away or set another file")
+
+
+def write_task(task: TaskSpec, config: Config, rng: np.random.Generator) -> None:
+    json_file, folder = Path(task.dataset.json_file), Path(task.dataset.feat_folder)
+    annotations = make_annotations(task, rng)
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     (folder / MARKER).touch()
-    write_json(json_file, make_annotations(task, rng))
+    write_json(json_file, annotations)
     prompts = rng.standard_normal((task.dataset.num_classes, config.model.text_dim)).astype(np.float32)
     with replacing(task.prompt_file) as temporary, temporary.open("wb") as file:
         np.save(file, prompts / np.linalg.norm(prompts, axis=1, keepdims=True))
@@ -98,9 +109,13 @@ def write_task(task: TaskSpec, config: Config, rng: np.random.Generator) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", metavar="CONFIG", help="for example configs/demo.yaml")
-    parser.add_argument("-o", action="append", default=[], metavar="KEY=VALUE", help="set a configuration key")
+    parser.add_argument(
+        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
+    )
     args = parser.parse_args()
     config = load_config(args.config, args.o)
+    for task in config.tasks.values():
+        refuse_to_overwrite(task)
     for i, task in enumerate(config.tasks.values()):
         write_task(task, config, np.random.default_rng([config.run.seed, i]))
 

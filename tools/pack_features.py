@@ -26,10 +26,15 @@ def main() -> None:
     parser.add_argument("pack", metavar="OUT.h5", type=Path)
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="default: float16")
     parser.add_argument("--splits", metavar="A+B", help="only videos of these splits (default: train, val and test)")
-    parser.add_argument("-o", action="append", default=[], metavar="KEY=VALUE", help="set a configuration key")
+    parser.add_argument(
+        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
+    )
     args = parser.parse_args()
     config = load_config(args.config, args.o)
-    (task,) = config.choose(args.task.removeprefix("TASK"))
+    tasks = config.choose(args.task)
+    if len(tasks) > 1:
+        raise ConfigError(f"{args.task}: a pack holds one task; pack them one by one")
+    task = tasks[0]
     if args.pack.suffix not in PACK_SUFFIXES:
         raise ConfigError(f"{args.pack}: expected a name that ends in {' or '.join(PACK_SUFFIXES)}")
     splits = tuple(args.splits.split("+")) if args.splits else task.train_split + task.val_split + task.test_split

@@ -10,11 +10,14 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from libs.core.errors import ConfigError
 
 PYRAMID_END = 10000.0  # the published "no upper limit" of the last regression range, in grid units
+
+
+MAX_TIOU_STEPS = 1000
 
 
 class TaskType(NamedTuple):
@@ -34,7 +37,9 @@ def parse_tious(text: str) -> tuple[float, ...]:
     try:
         if ":" in text:
             first, last, step = (float(part) for part in text.split(":"))
-            tious = tuple(np.linspace(first, last, round((last - first) / step) + 1).tolist())
+            steps = (last - first) / step
+            fits = 0 <= steps <= MAX_TIOU_STEPS and abs(steps - round(steps)) < 1e-6
+            tious = tuple(np.linspace(first, last, round(steps) + 1).tolist()) if fits else ()
         else:
             tious = tuple(float(part) for part in text.split(","))
     except (ValueError, ZeroDivisionError, OverflowError):
@@ -57,24 +62,28 @@ def _tuple_or(parse: Callable[[str], tuple]) -> BeforeValidator:
     return BeforeValidator(lambda v: parse(v) if isinstance(v, str) else tuple(v) if isinstance(v, list) else v)
 
 
-Splits = Annotated[tuple[str, ...], _tuple_or(lambda name: (name,)), Field(min_length=1)]
+def _lower(splits: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(split.lower() for split in splits)
+
+
+Splits = Annotated[tuple[str, ...], _tuple_or(lambda name: (name,)), AfterValidator(_lower), Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Tious = Annotated[tuple[Fraction, ...], _tuple_or(parse_tious), Field(min_length=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PlantedConfig(Section):
     """Features made on the fly from annotations and prompts (`feat_folder: planted`)."""
 
-    seed: int = Field(0, description="seed of projections, noise and distractors")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of projections, noise and distractors")
     signal: float = Field(0.5, ge=0, description="root mean square of an event's signal in a feature; the noise has 1")
     correlation: float = Field(0.7, ge=0, lt=1, description="correlation of the noise of neighbouring windows")
     distractors: float = Field(1.0, ge=0, description="mean number of unlabelled distractors a video")
     shows_in: tuple[Literal["visual", "audio"], ...] | None = Field(
-        None, description="modalities in which the task's events show; null: as its task_type says"
+        None, min_length=1, description="modalities in which the task's events show; null: as its task_type says"
     )
 
 
@@ -128,7 +137,7 @@ class TaskTestConfig(Section):
     nms_sigma: float = Field(0.4, gt=0, description="soft-NMS: scores decay by exp(-IoU^2/sigma)")
     iou_threshold: Fraction = Field(0.7, description="hard NMS and linear decay: IoU from which segments compete")
     min_score: Fraction = Field(0.001, description="segments whose score decays below this are dropped")
-    max_seg_num: int = Field(100, gt=0, description="detections a video")
+    max_seg_num: int = Field(100, gt=0, le=100_000, description="detections a video")
     voting_thresh: Fraction = Field(0.75, description="IoU from which segments vote; 0: no voting")
     ext_score_file: str | None = Field(None, description="JSON of video-level class scores to fuse with")
     ext_top_segments: int = Field(200, gt=0, description="fusion: segments a video")
@@ -142,7 +151,7 @@ class TaskSpec(Section):
     """One task: all that distinguishes it from the others. `key` is its name in the file (TASK1, …)."""
 
     key: str = Field(exclude=True)
-    task_type: str = Field(pattern=r"^[A-Za-z]\w*$", description="names the task's experts in the network")
+    task_type: str = Field(pattern=r"^[A-Z]\w*$", description="names the task's experts in the network")
     dataset_name: str
     train_split: Splits
     val_split: Splits = Field(description="watched by stop-and-go and by the choice of the best checkpoint")
@@ -151,7 +160,9 @@ class TaskSpec(Section):
     train_cfg: TaskTrainConfig = TaskTrainConfig()
     test_cfg: TaskTestConfig = TaskTestConfig()
     batch_size: int = Field(16, gt=0, description="videos a step, of all ranks together")
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(
+        1e-3, gt=0, description="highest; the least of the chosen tasks' is the optimizer's, others scale their loss"
+    )
     epochs: int = Field(5, gt=0, description="passes over the task's training videos in num_train_epochs")
 
     @property
@@ -189,16 +200,16 @@ class ModelConfig(Section):
     regression_range: tuple[tuple[float, float], ...] = Field(
         ((0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, PYRAMID_END)), description="a level, grid units"
     )
-    embd_kernel_size: int = 3
+    embd_kernel_size: int = Field(3, gt=0, description="windows; odd")
     embd_with_ln: bool = True
-    head_kernel_size: int = 3
+    head_kernel_size: int = Field(3, gt=0, description="grid points; odd")
     head_num_layers: int = Field(3, gt=0, description="convolutions a head, the output's included")
     use_abs_pe: bool = Field(True, description="absolute position encoding")
     official_pos_embd: bool = Field(
         False, description="the published quirk: evaluation squeezes the whole position table into a task's length"
     )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: float = Field(0.0, ge=0, lt=1, description="probability, in attention and experts")
+    drop_path: float = Field(0.1, ge=0, lt=1, description="probability that a sample skips a branch")
 
     @property
     def num_levels(self) -> int:
@@ -215,6 +226,8 @@ class ModelConfig(Section):
                 f"regression_range has {len(self.regression_range)} ranges, but backbone_arch makes "
                 f"{self.num_levels} levels (backbone_arch[2] + 1): give one range a level"
             )
+        if any(low >= high for low, high in self.regression_range):
+            raise ValueError(f"regression_range: expected low < high in each range, got {list(self.regression_range)}")
         if self.embd_dim % self.n_head:
             raise ValueError(f"embd_dim {self.embd_dim} must be a multiple of n_head {self.n_head}")
         if self.embd_kernel_size % 2 == 0 or self.head_kernel_size % 2 == 0:
@@ -225,7 +238,7 @@ class ModelConfig(Section):
 
 
 class OptimizerConfig(Section):
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, description="of weights of linear and convolution layers")
     clip_proj_lr: float = Field(1e-3, gt=0, description="learning rate of the prompt projection")
     warmup_epochs: int = Field(2, ge=0, description="epochs before num_train_epochs, lr rising linearly")
     num_train_epochs: int = Field(5, gt=0, description="epochs after the warm-up")
@@ -257,7 +270,7 @@ class LoaderConfig(Section):
 
 class RunConfig(Section):
     output_folder: str = "ckpt"
-    seed: int = Field(1234567891, ge=0)
+    seed: int = Field(1234567891, ge=0, lt=2**63)
     print_freq: int = Field(20, gt=0, description="steps between two lines of metrics.jsonl (-p)")
     ckpt_freq: int = Field(1, gt=0, description="epochs between two epoch_NNN.pth.tar (-c)")
     eval_freq: int = Field(1, gt=0, description="epochs between two evaluations; the last epoch always has one")
@@ -290,7 +303,7 @@ class Config(Section):
         """The tasks named by `--tasks 1-2-3`, in that order; all of the file's for None."""
         if tasks is None:
             return list(self.tasks.values())
-        keys = [part if part.startswith("TASK") else f"TASK{part}" for part in tasks.split("-")]
+        keys = [f"TASK{part.removeprefix('TASK')}" for part in tasks.split("-")]
         for key in keys:
             if key not in self.tasks:
                 raise ConfigError(

@@ -15,28 +15,37 @@ from libs.core.errors import ConfigError
 _TASK_KEY = re.compile(r"TASK\d+$")
 
 
+def _resolvers() -> dict:
+    """PyYAML's, but 1e-3 is a number (it wants 1.0e-3) and 2024-10-01 is a string."""
+    kept = {
+        first: [(tag, pattern) for tag, pattern in rules if not tag.endswith(":timestamp")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    number = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"))
+    return {first: [*kept.get(first, []), *([number] if first in "-+.0123456789" else [])] for first in kept}
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-3 is a number (PyYAML wants 1.0e-3) and a key given twice is an error."""
+    """YAML as people write it; a key given twice is an error."""
+
+    yaml_implicit_resolvers = _resolvers()
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
-            key = key_node.value
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key} is given twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+        tree = yaml.load(text, _Loader)
+        json.dumps(tree)  # what JSON cannot hold (a mapping within itself, binary data) no key can mean
+        return tree
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
@@ -91,13 +100,13 @@ def _has(tree: Any, path: tuple) -> bool:
     return True
 
 
-def _known_keys(path: tuple) -> list[str]:
-    """The keys that the section at `path` (as in the file) may hold."""
+def _known_keys(path: tuple, tasks: list[str]) -> list[str]:
+    """The keys that the section at `path` (as in the file) may hold; `tasks` are the file's."""
     model: Any = Config
     for part in path:
         model = TaskSpec if model is Config and _TASK_KEY.match(str(part)) else model.model_fields[part].annotation
     keys = [key for key in model.model_fields if key not in ("key", "tasks")]
-    return [*keys, "base", "TASK1", "TASK2", "TASK3"] if model is Config else keys
+    return [*keys, *tasks] if model is Config else keys
 
 
 def _explain(error: dict, layers: list[tuple[str, dict]]) -> str:
@@ -106,8 +115,11 @@ def _explain(error: dict, layers: list[tuple[str, dict]]) -> str:
     key = ".".join(path)
     where = next((name for name, tree in reversed(layers) if _has(tree, path)), layers[-1][0])
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), n=1, cutoff=0)
-        return f"{where}: unknown key {key}; did you mean {'.'.join((*path[:-1], *near))}?"
+        known = {name.lower(): name for name in _known_keys(path[:-1], [k for _, t in layers for k in _task_keys(t)])}
+        near = difflib.get_close_matches(path[-1].lower(), known, n=1, cutoff=0)
+        return f"{where}: unknown key {key}; did you mean {'.'.join((*path[:-1], *(known[n] for n in near)))}?"
+    if error["type"] == "missing" and isinstance(error["loc"][-1], int):
+        return f"{where}: {'.'.join(path[:-1])}: expected more values, got {error['input']!r}"
     if error["type"] == "missing":
         return f"{where}: {key} is missing; add it"
     expected = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
@@ -118,17 +130,24 @@ def _explain(error: dict, layers: list[tuple[str, dict]]) -> str:
     return f"{where}: {key}: {expected}, got {error['input']!r}"
 
 
+def _task_keys(tree: dict) -> list[str]:
+    return [key for key in tree if _TASK_KEY.match(str(key))]
+
+
 def from_tree(tree: dict, layers: list[tuple[str, dict]] | None = None) -> Config:
     """A Config from a plain tree; `layers` says, for error messages, which file set what (the last one wins)."""
     layers = layers or [("configuration", tree)]
-    tasks = {k: {**v, "key": k} if isinstance(v, dict) else v for k, v in tree.items() if _TASK_KEY.match(str(k))}
-    rest = {k: v for k, v in tree.items() if not _TASK_KEY.match(str(k))}
+    tasks = {}
+    for key in _task_keys(tree):
+        tasks[key] = {**tree[key], "key": key} if isinstance(tree[key], dict) else tree[key]
+        if isinstance(tree[key], dict) and "key" in tree[key]:
+            raise ConfigError(f"{layers[-1][0]}: unknown key {key}.key; a task's key is the name of its block")
+    rest = {k: v for k, v in tree.items() if k not in tasks}
     if "tasks" in rest:
         raise ConfigError(f"{layers[-1][0]}: unknown key tasks; tasks are top-level blocks TASK1, TASK2, …")
     # Through JSON: strict types and yet YAML's lists for tuples.
-    text = json.dumps({**rest, "tasks": tasks}, default=str)
     try:
-        return Config.model_validate_json(text, strict=True)
+        return Config.model_validate_json(json.dumps({**rest, "tasks": tasks}), strict=True)
     except ValidationError as error:
         raise ConfigError(_explain(error.errors()[0], layers)) from None
 
@@ -140,7 +159,15 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
     nearest known one.
     """
     layers = _read_chain(Path(path))
-    layers += [(f"-o {override}", _override_tree(override)) for override in overrides]
+    in_files = [key for _, layer in layers for key in _task_keys(layer)]
+    for override in overrides:
+        layer = _override_tree(override)
+        if "base" in layer:
+            raise ConfigError(f"-o {override}: a base is named in a file, not on the command line")
+        for key in _task_keys(layer):
+            if key not in in_files:
+                raise ConfigError(f"-o {override}: the configuration has no {key}; it has {', '.join(in_files)}")
+        layers.append((f"-o {override}", layer))
     tree: dict = {}
     for name, layer in layers:
         for key in layer:

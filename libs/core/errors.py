@@ -35,7 +35,7 @@ def exit_on_user_error(main):
         except UserError as error:
             rank = os.environ.get("RANK", "0")
             prefix = "error" if rank == "0" else f"error (rank {rank})"
-            print(f"{prefix}: {error}", file=sys.stderr)
+            print(f"{prefix}: {' '.join(str(error).split())}", file=sys.stderr)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)

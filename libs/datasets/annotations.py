@@ -1,7 +1,6 @@
 """Reading annotation files (method.md §2): the project's, ActivityNet's, UnAV-100's and DESED's JSON."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from libs.core.errors import DataError
 from libs.core.types import Video
 
 MAX_LABEL_ID = 2**31 - 1
+LARGEST_S = 1e9  # seconds; NaN is not below it either
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}, expected {what}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}), expected {what}") from None
 
 
@@ -95,7 +95,9 @@ def _video(path: Path, video_id: str, entry: Any, ids: dict[str, int], num_class
     where = f"{path}: video {video_id}"
     if not isinstance(entry, dict):
         raise DataError(f"{where}: expected an object with subset, duration and annotations")
-    duration, fps = entry.get("duration"), entry.get("fps")
+    subset, duration, fps = entry.get("subset"), entry.get("duration"), entry.get("fps")
+    if not isinstance(subset, str):
+        raise DataError(f"{where}: subset {subset!r}, expected the name of its split")
     if not _is_number(duration) or duration <= 0:
         raise DataError(f"{where}: duration {duration!r}, expected seconds above 0")
     if fps is not None and (not _is_number(fps) or fps <= 0):
@@ -122,7 +124,7 @@ def _video(path: Path, video_id: str, entry: Any, ids: dict[str, int], num_class
         labels.append(label)
     return Video(
         video_id,
-        str(entry.get("subset", "")).lower(),
+        subset.lower(),
         float(duration),
         fps,
         np.array(segments, np.float64).reshape(-1, 2),
@@ -131,4 +133,4 @@ def _video(path: Path, video_id: str, entry: Any, ids: dict[str, int], num_class
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST_S < value < LARGEST_S

@@ -56,8 +56,12 @@ class ClipDataset(Dataset):
         )
         if cycle is None:
             return clip, visual, audio
-        if config.force_upsampling:
+        if config.force_upsampling and len(clip.labels):
             clip = drop_truncated(clip, len(visual), config.trunc_thresh)
+            if not len(clip.labels):
+                warnings.warn(
+                    f"video {clip.video_id}: all its segments lie beyond its end; used without any", stacklevel=2
+                )
         return crop((clip, visual, audio), config, np.random.default_rng([self.seed, cycle, index]))
 
 
@@ -101,7 +105,8 @@ def crop(item: Item, config: DatasetConfig, rng: np.random.Generator) -> Item:
         start = int(rng.integers(length - window + 1))
         cut = clip.segments.clamp(start - margin, start + window + margin)
         left = cut[:, 1] - cut[:, 0]
-        kept = (left >= config.trunc_thresh * whole) & ((left > 0) | (whole == 0))
+        untouched = (cut == clip.segments).all(dim=1)  # of zero length, but inside
+        kept = (left >= config.trunc_thresh * whole) & ((left > 0) | untouched)
         if kept.any() or not len(kept):
             rows = slice(start, start + window)
             return _with_segments(clip, cut - start, kept), visual[rows], audio[rows]

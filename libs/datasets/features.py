@@ -3,6 +3,7 @@
 Shapes: T windows, Dv and Da the widths of visual and audio features.
 """
 
+import os
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -79,38 +80,42 @@ class Hdf5Pack:
     def __init__(self, path: str | Path, dims: tuple[int, int]):
         self.path, self.dims = Path(path), dims
         self._file: h5py.File | None = None
-        self._open().close()
-        self._file = None  # loader processes open it for themselves
+        self._pid = 0
+        self._open()
 
     def _open(self) -> h5py.File:
-        if self._file is None:
+        """The file, opened anew in every process: HDF5 handles do not survive a fork."""
+        if self._file is None or self._pid != os.getpid():
             try:
-                self._file = h5py.File(self.path, "r")
+                self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
             except FileNotFoundError:
                 raise DataError(f"{self.path}: no such feature pack; make it with tools/pack_features.py") from None
             except OSError as error:
                 raise DataError(f"{self.path}: not a readable HDF5 pack ({error}); pack the features again") from None
         return self._file
 
-    def lengths(self, videos: list[Video]) -> list[int]:
-        file = self._open()
-        present = {m: set(file[m]) if isinstance(file.get(m), h5py.Group) else set() for m in MODALITIES}
-        wanted = [(m, video.video_id) for video in videos for m in MODALITIES]
-        missing = [f"{m}/{video_id}" for m, video_id in wanted if video_id not in present[m]]
-        _refuse_missing(self.path, missing, len(wanted), "features")
-        return [self._length(file, video.video_id) for video in videos]
+    def _arrays(self, video_id: str) -> list[h5py.Dataset]:
+        """The data sets of a video that are there."""
+        found = [self._open().get(f"{modality}/{video_id}") for modality in MODALITIES]
+        return [array for array in found if isinstance(array, h5py.Dataset)]
 
-    def _length(self, file: h5py.File, video_id: str) -> int:
-        shapes = [file[f"{m}/{video_id}"].shape for m in MODALITIES]
-        for modality, shape, dim in zip(MODALITIES, shapes, self.dims, strict=True):
-            _check_shape(f"{self.path}: {modality}/{video_id}", shape, dim)
-        return _common_length(f"{self.path}: video {video_id}", shapes[0][0], shapes[1][0])
+    def lengths(self, videos: list[Video]) -> list[int]:
+        missing = [video.video_id for video in videos if len(self._arrays(video.video_id)) < len(MODALITIES)]
+        _refuse_missing(self.path, missing, len(videos), "videos")
+        return [self._length(video.video_id) for video in videos]
+
+    def _length(self, video_id: str) -> int:
+        arrays = self._arrays(video_id)
+        for array, dim in zip(arrays, self.dims, strict=True):
+            _check_shape(f"{self.path}: {array.name}", array.shape, dim)
+            if array.dtype.kind not in "fiu":
+                raise DataError(f"{self.path}: {array.name}: holds {array.dtype}, expected numbers")
+        return _common_length(f"{self.path}: video {video_id}", *(len(array) for array in arrays))
 
     def load(self, video: Video) -> Features:
-        file = self._open()
-        length = self._length(file, video.video_id)
+        length = self._length(video.video_id)
         try:
-            visual, audio = (file[f"{m}/{video.video_id}"][:length].astype(np.float32) for m in MODALITIES)
+            visual, audio = (array[:length].astype(np.float32) for array in self._arrays(video.video_id))
         except OSError as error:
             raise DataError(f"{self.path}: video {video.video_id}: {error}; pack the features again") from None
         return Features(visual, audio)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from libs.core.errors import DataError
 from libs.core.files import write_json
 from libs.core.types import Detections
 
+MAX_LABEL_ID = 2**31 - 1
 UNKNOWN_CLASS = -1  # a label that the ground truth does not know
 
 
@@ -31,9 +33,9 @@ def read_results(path: Path, class_names: dict[int, str]) -> Detections:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         tree = json.loads(data)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}, expected a results file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}), expected a results file") from None
     results = tree.get("results") if isinstance(tree, dict) else None
     if not isinstance(results, dict):
@@ -48,7 +50,7 @@ def read_results(path: Path, class_names: dict[int, str]) -> Detections:
                 scores.append(float(entry["score"]))
                 labels.append(_label_id(entry["label"], ids))
                 video.append(i)
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             raise DataError(f"{path}: video {video_id}: expected a list of {{label, score, segment}}") from None
     table = Detections(
         tuple(results),
@@ -66,5 +68,5 @@ def read_results(path: Path, class_names: dict[int, str]) -> Detections:
 
 def _label_id(label: str | int, ids: dict[str, int]) -> int:
     if isinstance(label, str):
-        return ids[label] if label in ids else int(label) if label.isdigit() else UNKNOWN_CLASS
-    return int(label)
+        label = ids[label] if label in ids else int(label) if label.isdecimal() else UNKNOWN_CLASS
+    return int(label) if 0 <= label <= MAX_LABEL_ID else UNKNOWN_CLASS

@@ -14,14 +14,17 @@ from libs.core.files import replacing
 from libs.modeling.published import from_published, is_published
 
 LAST, BEST, EPOCH_PATTERN = "last.pth.tar", "best.pth.tar", "epoch_*.pth.tar"
-RUN_STATE = ("epoch", "step", "best", "state_dict", "optimizer", "criteria", "stop_and_go", "drawn")
+RUN_STATE = ("epoch", "step", "best", "state_dict", "optimizer", "criteria", "stop_and_go", "drawn", "config")
 
 
 def save_checkpoint(state: dict[str, Any], *paths: Path) -> None:
     """Write a state under one or more names of a folder, in order; the others are links to the first if possible."""
     first, *others = paths
     with replacing(first) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise CheckpointError(f"{first}: cannot be written ({str(error).splitlines()[0]}); free space") from None
     for path in others:
         with replacing(path) as temporary:
             try:
@@ -62,9 +65,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: holds Python objects that would run code when loaded; expected tensors and plain values, save "
             "it again as a plain dict"
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError, AttributeError, TypeError):
+    except Exception:  # a damaged file fails in more ways than can be named
         raise CheckpointError(unreadable) from None
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict_ema"), dict):
+    weights = content.get("state_dict_ema") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights.items()):
         raise CheckpointError(f"{path}: no checkpoint of this project, expected a dict with state_dict_ema")
     return content
 

@@ -1,15 +1,18 @@
 """One process or many: plain python, torchrun and torch.distributed.launch alike, NCCL on GPUs, gloo on CPUs."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from libs.core.errors import ConfigError
+from libs.core.errors import ConfigError, UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,21 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def from_first(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
-        if self.world == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+    def agree(self, make: Callable[[], T], first_only: bool = False) -> T:
+        """make() of each rank, or of rank 0 for all. If it raises a UserError on any rank, all end: the first that
+        did with the error, the others silently."""
+        result, error = None, None
+        if self.is_first or not first_only:
+            try:
+                result = make()
+            except UserError as caught:
+                error = caught
+        errors = self.gather(error)
+        if any(errors):
+            if next(rank for rank, e in enumerate(errors) if e) != self.rank:
+                sys.exit(2)
+            raise error
+        return self.gather(result)[0] if first_only else result
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, on every rank."""

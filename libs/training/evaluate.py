@@ -7,7 +7,8 @@ from torch import nn
 from tqdm import tqdm
 
 from libs.core.config import Config, TaskSpec
-from libs.core.types import Detections, Video
+from libs.core.errors import DataError
+from libs.core.types import Batch, Detections, Prediction, Video
 from libs.datasets.annotations import Annotations
 from libs.datasets.loaders import EvalBatches, make_dataset
 from libs.evaluation.detection import DetectionScores, score_detections
@@ -52,11 +53,21 @@ def detect(model: nn.Module, data: EvalSet, ranks: Ranks, print_freq: int = 1) -
     hidden = None if ranks.is_first else True  # None: shown on a terminal
     for batch in tqdm(data.batches, f"evaluating {data.name}", leave=False, miniters=print_freq, disable=hidden):
         batch = batch.to(ranks.device)
-        parts.append(decode(model(batch, data.task.key), batch.clips, data.task, data.external))
+        prediction = model(batch, data.task.key)
+        refuse_non_finite(prediction, batch, data)
+        parts.append(decode(prediction, batch.clips, data.task, data.external))
     model.train(was_training)
     found = Detections.concat([part for parts in ranks.gather(parts) for part in parts])
     assert sorted(found.video_ids) == sorted(v.video_id for v in data.videos), "a video evaluated twice or never"
     return found.in_order_of([video.video_id for video in data.videos])
+
+
+def refuse_non_finite(prediction: Prediction, batch: Batch, data: EvalSet) -> None:
+    """Raise DataError naming the videos whose output holds NaN or Inf: they would silently be left without events."""
+    finite = (prediction.logits.isfinite().all(-1) | ~prediction.mask).all(-1)  # (B,)
+    if not finite.all():
+        ids = ", ".join(clip.video_id for clip, good in zip(batch.clips, finite.tolist(), strict=True) if not good)
+        raise DataError(f"{data.name}: the network's output is not finite for {ids}; look for NaN in their features")
 
 
 def score(detections: Detections, data: EvalSet) -> DetectionScores:

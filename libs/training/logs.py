@@ -1,6 +1,7 @@
 """What a run leaves to read: metrics.jsonl and TensorBoard."""
 
 import json
+import math
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -16,9 +17,9 @@ class RunLog:
         self.path = folder and folder / "metrics.jsonl"
         self.writer = folder and SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
         if self.path and self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
             with replacing(self.path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines))
+                temporary.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
     def write(self, step: int, kind: str, **values) -> None:
         """A line {"step", "kind", …}, kind "train" or "eval"; numbers also go to TensorBoard under kind/task/…"""
@@ -34,3 +35,11 @@ class RunLog:
     def close(self) -> None:
         if self.writer:
             self.writer.close()
+
+
+def _step_of(line: str) -> float:
+    """Infinity for a line that an interrupted run left half-written."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf

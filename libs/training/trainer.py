@@ -27,6 +27,23 @@ from libs.training.logs import RunLog
 from libs.training.optimizer import lr_factor, make_optimizer, set_lr
 from libs.training.stop_and_go import StopAndGo
 
+# Sections and keys that do not change what is learned, or are meant to be changed: where things lie, how they are
+# loaded, tested and logged. With another number of epochs a run goes on, but is no longer the one that it was.
+RESUME_MAY_CHANGE = frozenset(
+    [
+        "loader",
+        "test_cfg",
+        "run.output_folder",
+        "run.print_freq",
+        "run.ckpt_freq",
+        "run.eval_freq",
+        "json_file",
+        "feat_folder",
+        "prompt_file",
+        "opt.num_train_epochs",
+    ]
+)
+
 
 @dataclass
 class Meter:
@@ -124,7 +141,7 @@ class Trainer:
         spec = task.dataset
         targets = batch_targets(prediction.points, batch.clips, spec.num_classes, spec.class_aware)
         losses = self.criteria[task.key](prediction, targets)
-        self._refuse_non_finite(losses, task, batch)
+        self.ranks.agree(lambda: self._refuse_non_finite(losses, task, batch))
         (losses.total * (task.learning_rate / self.base_lr)).backward()
         max_norm = self.config.opt.clip_grad_norm or torch.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
@@ -167,14 +184,20 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
-        """Go on where a checkpoint (load_resumable's) stopped. Raises CheckpointError if it is of other tasks or of
-        another network."""
-        if set(state["drawn"]) != set(self.streams):
+        """Go on where a checkpoint (load_resumable's) stopped. Raises CheckpointError if it is of other tasks, of
+        another network, or of a configuration that would not go on with the same training."""
+        if list(state["drawn"]) != list(self.streams):
             raise CheckpointError(
-                f"{path}: was trained on {', '.join(state['drawn'])}, not on {', '.join(self.streams)}; resume with "
+                f"{path}: was trained on {'-'.join(state['drawn'])}, not on {'-'.join(self.streams)}; resume with "
                 "the same --tasks"
             )
         load_weights(self.model, state["state_dict"], path)
+        changed = _differences(state["config"], self.config.to_tree())
+        if changed:
+            few = "; ".join(changed[:3]) + ("; …" if len(changed) > 3 else "")
+            raise CheckpointError(
+                f"{path}: the run had another configuration: {few}; resume with the same, or start anew"
+            )
         load_weights(self.ema.model, state["state_dict_ema"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         for key in self.streams:
@@ -183,3 +206,15 @@ class Trainer:
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
         for key, stream in self.streams.items():
             stream.drawn = state["drawn"][key]
+
+
+def _differences(before: dict, now: dict, path: tuple[str, ...] = ()) -> list[str]:
+    """The keys in which two configurations train differently, as "a.b was 1, is 2"."""
+    found = []
+    for key in before.keys() | now.keys():
+        where, old, new = (*path, key), before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, where)
+        elif old != new and not RESUME_MAY_CHANGE & {*where, ".".join(where)}:
+            found.append(f"{'.'.join(where)} was {old}, is {new}")
+    return sorted(found)

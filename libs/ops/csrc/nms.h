@@ -35,6 +35,12 @@ struct ClassPool {
       if (candidates[i].score > candidates[best].score) best = i;
   }
 
+  // Whether this pool's best comes before the other's; of equal scores the earlier row.
+  bool leads(const ClassPool& other) const {
+    const Candidate &own = candidates[best], &rival = other.candidates[other.best];
+    return own.score > rival.score || (own.score == rival.score && own.index < rival.index);
+  }
+
   Candidate take_best() {
     Candidate picked = candidates[best];
     candidates.erase(candidates.begin() + static_cast<int64_t>(best));
@@ -84,7 +90,7 @@ inline int64_t nms_one_video(const float* segments, const float* scores, const i
     ClassPool* leader = nullptr;
     for (ClassPool& pool : pools) {
       if (pool.candidates.empty()) continue;
-      if (!leader || pool.candidates[pool.best].score > leader->candidates[leader->best].score) leader = &pool;
+      if (!leader || pool.leads(*leader)) leader = &pool;
     }
     if (!leader) break;
     const Candidate picked = leader->take_best();

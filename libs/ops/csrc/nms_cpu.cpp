@@ -23,17 +23,21 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> nms_1d(const at::Tensor& segments
                                   static_cast<float>(min_score), max_seg_num};
   const at::Tensor s = segments.contiguous(), p = scores.contiguous(), g = groups.contiguous(),
                    cuts = splits.contiguous();
-  const int64_t videos = cuts.numel() - 1;
+  const int64_t n = p.numel(), videos = cuts.numel() - 1;
+  TORCH_CHECK_VALUE(s.dim() == 2 && s.size(0) == n && s.size(1) == 2 && g.numel() == n,
+                    "expected segments (N, 2), scores (N,) and groups (N,)");
+  TORCH_CHECK_VALUE(videos >= 0, "expected splits (videos + 1,)");
   at::Tensor rows = at::zeros({videos, max_seg_num}, g.options());
   at::Tensor kept = at::zeros({videos, max_seg_num}, p.options());
   at::Tensor counts = at::zeros({videos}, g.options());
   const int64_t* cut = cuts.const_data_ptr<int64_t>();
   for (int64_t v = 0; v < videos; ++v) {
-    const int64_t first = cut[v], n = cut[v + 1] - first;
+    const int64_t first = cut[v], last = cut[v + 1];
+    TORCH_CHECK_VALUE(0 <= first && first <= last && last <= n, "expected splits that rise from 0 to N");
     int64_t* out = rows.mutable_data_ptr<int64_t>() + v * max_seg_num;
     const int64_t count = uniav::nms_one_video(
         s.const_data_ptr<float>() + 2 * first, p.const_data_ptr<float>() + first, g.const_data_ptr<int64_t>() + first,
-        n, options, out, kept.mutable_data_ptr<float>() + v * max_seg_num);
+        last - first, options, out, kept.mutable_data_ptr<float>() + v * max_seg_num);
     for (int64_t i = 0; i < count; ++i) out[i] += first;
     counts.mutable_data_ptr<int64_t>()[v] = count;
   }
