@@ -217,17 +217,15 @@ def check_nms(folder: Path) -> Iterator[Check]:
         yield Check(f"nms {kind} labels", labels_off, 0)
 
 
-def check_dataset(folder: Path, name: str) -> Iterator[Check]:
-    """name: anet, unav100 or dcase."""
-    data = np.load(folder / f"dataset_{name}.npz")
+def dataset_config(folder: Path, name: str, dims: tuple[int, int]) -> Config:
+    """The golden README's settings for dataset_{name}.npz, as TASK1 of a configuration."""
     on_disk, task_type, subsets, stride, max_seq_len, trunc, classes, prefix = {
         "anet": ("activitynet13", "TAL", ("training", "validation"), 8, 64, 0.5, 5, "v_"),
         "unav100": ("unav100", "AVEL", ("train", "test"), 4, 256, 0.5, 4, None),
         "dcase": ("desed", "SED", ("validation", "public_eval"), 4, 64, 0.3, 3, None),
     }[name]
     root = folder / "dataset" / on_disk
-    dims = tuple(data[f"train0_{m}"].shape[0] for m in MODALITIES)
-    config = from_tree(
+    return from_tree(
         {
             "model": {
                 "input_dim_visual": dims[0],
@@ -256,7 +254,15 @@ def check_dataset(folder: Path, name: str) -> Iterator[Check]:
             },
         }
     )
+
+
+def check_dataset(folder: Path, name: str) -> Iterator[Check]:
+    """name: anet, unav100 or dcase."""
+    data = np.load(folder / f"dataset_{name}.npz")
+    dims = tuple(data[f"train0_{m}"].shape[0] for m in MODALITIES)
+    config = dataset_config(folder, name, dims)
     spec = config.tasks["TASK1"]
+    classes, max_seq_len = spec.dataset.num_classes, spec.dataset.max_seq_len
     annotations = load_annotations(spec.dataset.json_file, classes)
     for part, splits in (("train", spec.train_split), ("eval", spec.val_split)):
         dataset = ClipDataset(annotations.of_splits(splits), NpyFolder(spec.dataset, dims), spec)
