@@ -26,7 +26,7 @@ from libs.datasets.loaders import collate
 from libs.modeling.backbone import MODALITIES
 from libs.modeling.decode import decode
 from libs.modeling.losses import Criterion
-from libs.modeling.points import batch_targets, make_points, point_targets
+from libs.modeling.points import make_points, make_targets
 from libs.modeling.published import from_published, published_name
 from libs.modeling.uniav import UniAV
 from libs.ops.nms import nms_1d, vote_segments
@@ -159,7 +159,9 @@ def check_forward(folder: Path, name: str) -> Iterator[Check]:
 
 
 def _check_losses(name, data, spec, model, batch, prediction, config) -> Iterator[Check]:
-    targets = batch_targets(prediction.points, batch.clips, spec.dataset.num_classes, spec.dataset.class_aware)
+    targets = make_targets(
+        prediction.points, batch.segments, batch.labels, spec.dataset.num_classes, spec.dataset.class_aware
+    )
     yield Check(
         f"{name} targets' classes",
         max(error(targets.classes[i], data[f"target{i}_cls"]) for i in range(len(batch.clips))),
@@ -271,9 +273,10 @@ def check_dataset(folder: Path, name: str) -> Iterator[Check]:
         for i in range(len(ids)):
             clip, visual, audio = dataset[(0, i) if part == "train" else i]
             points, _ = make_points(config.model, max_seq_len)
-            targets = point_targets(points, clip.segments, clip.labels, classes, spec.dataset.class_aware)
-            expected_offsets = data[f"{part}{i}_target_offsets"].reshape(targets.offsets.shape)
-            unused = (targets.classes.amax(-1) == 0).numpy()
+            batch = collate([(clip, visual, audio)], max_seq_len, config.model.coarsest_stride)
+            targets = make_targets(points, batch.segments, batch.labels, classes, spec.dataset.class_aware)
+            expected_offsets = data[f"{part}{i}_target_offsets"].reshape(targets.offsets.shape[1:])
+            unused = (targets.classes[0].amax(-1) == 0).numpy()
             expected_offsets[unused] = 0
             found = {
                 "visual": visual.t(),
@@ -283,8 +286,8 @@ def check_dataset(folder: Path, name: str) -> Iterator[Check]:
                 "feat_stride": clip.feat_stride,
                 "feat_num_frames": clip.num_frames,
                 "points": points,
-                "target_cls": targets.classes,
-                "target_offsets": targets.offsets,
+                "target_cls": targets.classes[0],
+                "target_offsets": targets.offsets[0],
             }
             for key, value in found.items():
                 expected = expected_offsets if key == "target_offsets" else data[f"{part}{i}_{key}"]
@@ -311,7 +314,13 @@ def check_training(folder: Path) -> Iterator[Check]:
             optimizer.zero_grad(set_to_none=True)
             prediction = model(batches[task.key], task.key)
             spec = task.dataset
-            targets = batch_targets(prediction.points, batches[task.key].clips, spec.num_classes, spec.class_aware)
+            targets = make_targets(
+                prediction.points,
+                batches[task.key].segments,
+                batches[task.key].labels,
+                spec.num_classes,
+                spec.class_aware,
+            )
             loss = criteria[task.key](prediction, targets)
             loss.total.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

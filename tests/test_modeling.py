@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from libs.core.errors import CheckpointError, DataError
 from libs.core.types import Batch, Clip, Prediction, Targets, Video
 from libs.modeling.decode import decode, load_external_scores
 from libs.modeling.losses import Criterion
-from libs.modeling.points import make_points, point_targets
+from libs.modeling.points import make_points, make_targets
 from libs.modeling.published import published_name
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
@@ -40,7 +42,7 @@ def make_batch(lengths, padded) -> Batch:
     for row, n in enumerate(lengths):
         visual[row, :n] = torch.randn(n, 12, generator=generator)
         audio[row, :n] = torch.randn(n, 10, generator=generator)
-    return Batch(visual, audio, mask, clips)
+    return Batch(visual, audio, mask, torch.zeros(len(lengths), 1, 2), torch.full((len(lengths), 1), -1), clips)
 
 
 def valid(prediction: Prediction, row: int):
@@ -55,7 +57,7 @@ def test_a_video_does_not_see_its_neighbours(config, task):
     together = make_batch([32, 20, 9, 1], 32)
     prediction = model(together, task)
     for row in range(4):
-        alone = Batch(together.visual[row, None], together.audio[row, None], together.mask[row, None], ())
+        alone = replace(together, **{k: getattr(together, k)[row, None] for k in ("visual", "audio", "mask")})
         for x, y in zip(valid(prediction, row), valid(model(alone, task), 0), strict=True):
             torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
 
@@ -67,7 +69,7 @@ def test_one_padded_position_a_level_is_enough(config):
     full = make_batch([length], 32)
     expected = valid(model(full, "TASK2"), 0)
     for padded, same in ((12, True), (8, False)):
-        short = Batch(full.visual[:, :padded], full.audio[:, :padded], full.mask[:, :padded], full.clips)
+        short = replace(full, **{k: getattr(full, k)[:, :padded] for k in ("visual", "audio", "mask")})
         difference = (valid(model(short, "TASK2"), 0)[0] - expected[0]).abs().max()
         assert (difference < 1e-5) == same
 
@@ -117,19 +119,21 @@ def test_gradients_of_a_task_touch_only_its_own(config):
 @pytest.mark.parametrize("class_aware", [True, False])
 @pytest.mark.parametrize("seed", range(5))
 def test_targets_like_loops(config, class_aware, seed):
+    """A batch with a clip of many segments, one of few, one of none."""
     rng = np.random.default_rng(seed)
     points, _ = make_points(config.model, 32)
-    start = rng.integers(-2, 30, 6).astype(np.float32)
-    segments = np.stack([start, start + rng.integers(1, 20, 6)], axis=1).astype(np.float32)
-    segments[1] = segments[0]  # equal lengths, several labels
-    labels = rng.integers(0, 3, 6)
-    targets = point_targets(points, torch.from_numpy(segments), torch.from_numpy(labels), 3, class_aware)
-    classes, offsets = oracles.point_targets(points.tolist(), segments.tolist(), labels.tolist(), 3, class_aware)
-    np.testing.assert_array_equal(targets.classes, classes)
-    np.testing.assert_allclose(targets.offsets, offsets, rtol=1e-6)
-    empty = point_targets(points, torch.zeros(0, 2), torch.zeros(0).long(), 3, class_aware)
-    assert empty.offsets.shape == targets.offsets.shape
-    assert not empty.classes.any()
+    segments, labels = np.zeros((3, 6, 2), np.float32), np.full((3, 6), -1)
+    for row, n in enumerate((6, 2, 0)):
+        start = rng.integers(-2, 30, n)
+        segments[row, :n] = np.stack([start, start + rng.integers(1, 20, n)], axis=1)
+        labels[row, :n] = rng.integers(0, 3, n)
+        segments[row, 1:2] = segments[row, :1]  # equal lengths, several labels
+    targets = make_targets(points, torch.from_numpy(segments), torch.from_numpy(labels), 3, class_aware)
+    for row, n in enumerate((6, 2, 0)):
+        given = (points.tolist(), segments[row, :n].tolist(), labels[row, :n].tolist())
+        classes, offsets = oracles.point_targets(*given, 3, class_aware)
+        np.testing.assert_array_equal(targets.classes[row], classes)
+        np.testing.assert_allclose(targets.offsets[row], offsets, rtol=1e-6)
 
 
 def test_loss_without_positives(config):

@@ -6,6 +6,7 @@ K = C (class-aware regression) or 1. Grid units are windows after any resizing; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -57,19 +58,27 @@ class Clip:
 
 @dataclass(frozen=True)
 class Batch:
-    """visual (B, T, Dv), audio (B, T, Da), zero where mask (B, T) is False; one Clip a row."""
+    """visual (B, T, Dv), audio (B, T, Da), zero where mask (B, T) is False; one Clip a row.
+
+    segments (B, N, 2) and labels (B, N) are the clips', padded to the most of one clip (N >= 1) with label -1.
+    """
 
     visual: torch.Tensor
     audio: torch.Tensor
     mask: torch.Tensor
+    segments: torch.Tensor
+    labels: torch.Tensor
     clips: tuple[Clip, ...]
 
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        tensors = ("visual", "audio", "mask", "segments", "labels")
+        return replace(self, **{name: change(getattr(self, name)) for name in tensors})
+
     def to(self, device: torch.device) -> Batch:
-        moved = {k: getattr(self, k).to(device, non_blocking=True) for k in ("visual", "audio", "mask")}
-        return replace(self, **moved)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        return replace(self, **{k: getattr(self, k).pin_memory() for k in ("visual", "audio", "mask")})
+        return self._map(lambda tensor: tensor.pin_memory())
 
 
 @dataclass(frozen=True)

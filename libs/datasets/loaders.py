@@ -41,10 +41,13 @@ def collate(items: list[Item], max_seq_len: int, stride: int) -> Batch:
     length = max(padded_length(len(visual), max_seq_len, stride) for _, visual, _ in items)
     mask = torch.zeros(len(items), length, dtype=torch.bool)
     visual, audio = (torch.zeros(len(items), length, items[0][i].shape[1]) for i in (1, 2))
-    for row, (_, v, a) in enumerate(items):
+    most = max(1, *(len(clip.labels) for clip in clips))
+    segments, labels = torch.zeros(len(items), most, 2), torch.full((len(items), most), -1)
+    for row, (clip, v, a) in enumerate(items):
         mask[row, : len(v)] = True
         visual[row, : len(v)], audio[row, : len(a)] = v, a
-    return Batch(visual, audio, mask, clips)
+        segments[row, : len(clip.labels)], labels[row, : len(clip.labels)] = clip.segments, clip.labels
+    return Batch(visual, audio, mask, segments, labels, clips)
 
 
 class TrainBatches:

@@ -18,7 +18,7 @@ from libs.core.types import Batch
 from libs.datasets.clips import ClipDataset
 from libs.datasets.loaders import TrainStream
 from libs.modeling.losses import Criterion, Losses
-from libs.modeling.points import batch_targets
+from libs.modeling.points import make_targets
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import load_weights
 from libs.training.distributed import Ranks
@@ -139,7 +139,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         prediction = self.parallel(batch, task.key)
         spec = task.dataset
-        targets = batch_targets(prediction.points, batch.clips, spec.num_classes, spec.class_aware)
+        targets = make_targets(prediction.points, batch.segments, batch.labels, spec.num_classes, spec.class_aware)
         losses = self.criteria[task.key](prediction, targets)
         self.ranks.agree(lambda: self._refuse_non_finite(losses, task, batch))
         (losses.total * (task.learning_rate / self.base_lr)).backward()
