@@ -4,6 +4,7 @@ Shapes: B clips, P points of all levels, N segments of a clip, C classes, K = C 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from libs.core.config import ModelConfig
@@ -32,18 +33,21 @@ def make_targets(points: Tensor, segments: Tensor, labels: Tensor, num_classes: 
     farther = sides.amax(-1)
     claims = (sides.amin(-1) > 0) & (farther >= low) & (farther <= high) & (labels >= 0)[:, None]  # (B, P, N)
     sides = sides / stride[..., None]
-    column = labels.clamp(min=0)[:, None].expand(claims.shape)
-    none = points.new_zeros(len(segments), len(points), num_classes)
     if class_aware:
-        # A class's claim of the highest number, counted from 1: the later annotation wins.
-        order = torch.arange(1, labels.shape[1] + 1, device=points.device)
-        winner = none.long().scatter_reduce(2, column, claims * order, "amax")  # (B, P, C)
-        row = (winner - 1).clamp(min=0)[..., None].expand(-1, -1, -1, 2)
-        claimed = winner > 0
-        return Targets(claimed.to(points.dtype), sides.gather(2, row) * claimed[..., None])
+        column = labels.clamp(min=0)[:, None].expand(claims.shape)  # (B, P, N)
+        classes = points.new_zeros(len(segments), len(points), num_classes)
+        offsets = points.new_zeros(*classes.shape, 2)
+        for n in range(labels.shape[1]):  # in order: the later annotation of a class wins
+            own = column[..., n : n + 1]
+            pair = own[..., None].expand(-1, -1, -1, 2)
+            claimed = claims[..., n : n + 1]
+            classes.scatter_(2, own, classes.gather(2, own).masked_fill(claimed, 1))
+            offsets.scatter_(2, pair, sides[:, :, n : n + 1].where(claimed[..., None], offsets.gather(2, pair)))
+        return Targets(classes, offsets)
     lengths = (segments[..., 1] - segments[..., 0])[:, None].where(claims, torch.inf)  # (B, P, N)
     shortest, which = lengths.min(dim=2, keepdim=True)
     tied = claims & (lengths <= shortest + SAME_LENGTH_TOLERANCE)
-    classes = none.scatter_reduce(2, column, tied.to(points.dtype), "amax")
+    one_hot = F.one_hot(labels.clamp(min=0), num_classes).to(points.dtype)  # (B, N, C)
+    classes = (tied.to(points.dtype) @ one_hot).clamp(max=1)
     offsets = sides.gather(2, which[..., None].expand(-1, -1, -1, 2))  # (B, P, 1, 2)
     return Targets(classes, offsets * claims.any(dim=2)[..., None, None])
