@@ -7,6 +7,7 @@ import torch
 from libs.core.configfile import from_tree
 from libs.core.errors import CheckpointError, DataError
 from libs.core.types import Batch, Clip, Prediction, Targets, Video
+from libs.datasets.loaders import padded_length
 from libs.modeling.decode import decode, load_external_scores
 from libs.modeling.losses import Criterion
 from libs.modeling.points import make_points, make_targets
@@ -68,6 +69,7 @@ def test_one_padded_position_a_level_is_enough(config):
     model, length = make_model(config), 8
     full = make_batch([length], 32)
     expected = valid(model(full, "TASK2"), 0)
+    assert padded_length(length, 32, 4, tight=True) == 12
     for padded, same in ((12, True), (8, False)):
         short = replace(full, **{k: getattr(full, k)[:, :padded] for k in ("visual", "audio", "mask")})
         difference = (valid(model(short, "TASK2"), 0)[0] - expected[0]).abs().max()

@@ -65,6 +65,15 @@ def test_shapes_that_do_not_fit_are_refused(segments, splits):
         nms_1d(torch.zeros(segments), torch.ones(2), torch.zeros(2, dtype=torch.int64), torch.tensor(splits))
 
 
+@pytest.mark.parametrize("kernel", [torch.ops.uniav.nms_1d, nms_1d_torch])
+@pytest.mark.parametrize("spoiled", [0, 1])
+def test_nan_is_refused(kernel, spoiled):
+    given = [torch.rand(4, 2), torch.rand(4)]
+    given[spoiled].view(-1)[2] = torch.nan
+    with pytest.raises(ValueError, match="a segment or score is NaN"):
+        kernel(*given, torch.zeros(4, dtype=torch.int64), torch.tensor([0, 4]), "soft", 0.7, 0.4, 0.001, 3)
+
+
 def test_opcheck():
     segments, scores, labels = (torch.from_numpy(x) for x in candidates(30, 3, 0))
     args = (segments, scores, labels, torch.tensor([0, 10, 30]), "soft", 0.7, 0.4, 0.001, 8)

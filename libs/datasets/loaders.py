@@ -1,7 +1,7 @@
 """Batches: the endless training stream, evaluation in batches of one padded length."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -30,15 +30,21 @@ def make_dataset(videos: list[Video], task: TaskSpec, config: Config) -> ClipDat
     return ClipDataset(videos, make_source(task, config), task, config.run.seed)
 
 
-def padded_length(length: int, max_seq_len: int, stride: int) -> int:
-    """Windows after padding: max_seq_len if shorter, else the next multiple of the coarsest pyramid stride."""
-    return max_seq_len if length <= max_seq_len else math.ceil(length / stride) * stride
+def padded_length(length: int, max_seq_len: int, stride: int, tight: bool = False) -> int:
+    """Windows after padding: max_seq_len if shorter, else the next multiple of the coarsest pyramid stride.
+
+    tight: what is shorter is padded only until one padded position follows on every level, which gives the very same
+    result (method.md §4, "A trap").
+    """
+    if length >= max_seq_len:
+        return math.ceil(length / stride) * stride
+    return min(max_seq_len, (math.ceil(length / stride) + 1) * stride) if tight else max_seq_len
 
 
-def collate(items: list[Item], max_seq_len: int, stride: int) -> Batch:
+def collate(items: list[Item], max_seq_len: int, stride: int, tight: bool = False) -> Batch:
     """Pad clips to the longest one's padded length: zeros, masked."""
     clips = tuple(clip for clip, _, _ in items)
-    length = max(padded_length(len(visual), max_seq_len, stride) for _, visual, _ in items)
+    length = max(padded_length(len(visual), max_seq_len, stride, tight) for _, visual, _ in items)
     mask = torch.zeros(len(items), length, dtype=torch.bool)
     visual, audio = (torch.zeros(len(items), length, items[0][i].shape[1]) for i in (1, 2))
     most = max(1, *(len(clip.labels) for clip in clips))
@@ -98,7 +104,7 @@ class TrainStream:
         if self._iterator is None:
             batch_size, seed = self._dataset.task.batch_size, self._config.run.seed
             batches = TrainBatches(len(self._dataset), batch_size, seed, self.drawn, self._rank, self._ranks)
-            self._iterator = iter(_loader(self._dataset, self._config, batches))
+            self._iterator = iter(_loader(self._dataset, self._config, batches, tight=False))
         self.drawn += 1
         return _unwrapped(self._iterator)
 
@@ -111,14 +117,16 @@ class EvalBatches:
 
     def __init__(self, dataset: ClipDataset, config: Config, rank: int = 0, ranks: int = 1):
         spec, stride = dataset.task.dataset, config.model.coarsest_stride
+        # The published quirk squeezes the position table into the padded length, so that must be the published one.
+        tight = not config.model.official_pos_embd
         groups: dict[int, list[int]] = {}
         for index, length in enumerate(dataset.lengths):
             length = spec.max_seq_len if spec.force_upsampling else length
-            groups.setdefault(padded_length(length, spec.max_seq_len, stride), []).append(index)
+            groups.setdefault(padded_length(length, spec.max_seq_len, stride, tight), []).append(index)
         size = config.loader.eval_batch_size
         batches = [group[i : i + size] for _, group in sorted(groups.items()) for i in range(0, len(group), size)]
         self._batches = batches[rank::ranks]
-        self._loader = _loader(dataset, config, self._batches)
+        self._loader = _loader(dataset, config, self._batches, tight)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -129,12 +137,13 @@ class EvalBatches:
             yield _unwrapped(iterator)
 
 
-def _loader(dataset: ClipDataset, config: Config, batches) -> DataLoader:
+def _loader(dataset: ClipDataset, config: Config, batches: Iterable[list], tight: bool) -> DataLoader:
+    max_seq_len, stride = dataset.task.dataset.max_seq_len, config.model.coarsest_stride
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=config.loader.num_workers,
-        collate_fn=partial(collate, max_seq_len=dataset.task.dataset.max_seq_len, stride=config.model.coarsest_stride),
+        collate_fn=partial(collate, max_seq_len=max_seq_len, stride=stride, tight=tight),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own: opening a loader must not move the network's random numbers
     )

@@ -27,6 +27,8 @@ def nms_1d_torch(segments, scores, groups, splits, method, iou_threshold, sigma,
     """The operator in plain PyTorch; same contract as `nms_1d`."""
     if method not in NMS_METHODS:
         raise ValueError(f"NMS method must be soft, soft_linear or hard, got {method}")
+    if torch.isnan(scores).any() or torch.isnan(segments).any():
+        raise ValueError("a segment or score is NaN")
     videos = len(splits) - 1
     rows = groups.new_zeros((videos, max_seg_num))
     kept = scores.new_zeros((videos, max_seg_num))
@@ -102,7 +104,8 @@ def nms_1d(
     iou_threshold on) or "hard"; multiclass: only segments of one label compete.
 
     Returns rows (V, max_seg_num) int64, the picked rows, best first; their decayed scores (V, max_seg_num); and
-    counts (V,): how many of a row's entries are picks, the rest being zeros.
+    counts (V,): how many of a row's entries are picks, the rest being zeros. Raises ValueError on NaN or on shapes
+    that do not fit.
     """
     groups = labels if multiclass else torch.zeros_like(labels)
     options = (method, iou_threshold, sigma, min_score, max_seg_num)

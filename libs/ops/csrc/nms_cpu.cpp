@@ -2,6 +2,7 @@
 #include <torch/library.h>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <string>
 
 #include "nms.h"
@@ -31,16 +32,25 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> nms_1d(const at::Tensor& segments
   at::Tensor kept = at::zeros({videos, max_seg_num}, p.options());
   at::Tensor counts = at::zeros({videos}, g.options());
   const int64_t* cut = cuts.const_data_ptr<int64_t>();
-  for (int64_t v = 0; v < videos; ++v) {
-    const int64_t first = cut[v], last = cut[v + 1];
-    TORCH_CHECK_VALUE(0 <= first && first <= last && last <= n, "expected splits that rise from 0 to N");
-    int64_t* out = rows.mutable_data_ptr<int64_t>() + v * max_seg_num;
-    const int64_t count = uniav::nms_one_video(
-        s.const_data_ptr<float>() + 2 * first, p.const_data_ptr<float>() + first, g.const_data_ptr<int64_t>() + first,
-        last - first, options, out, kept.mutable_data_ptr<float>() + v * max_seg_num);
-    for (int64_t i = 0; i < count; ++i) out[i] += first;
-    counts.mutable_data_ptr<int64_t>()[v] = count;
-  }
+  for (int64_t v = 0; v < videos; ++v)
+    TORCH_CHECK_VALUE(0 <= cut[v] && cut[v] <= cut[v + 1] && cut[v + 1] <= n, "expected splits that rise from 0 to N");
+  TORCH_CHECK_VALUE(!p.isnan().any().item<bool>() && !s.isnan().any().item<bool>(), "a segment or score is NaN");
+
+  const float* segment = s.const_data_ptr<float>();
+  const float* score = p.const_data_ptr<float>();
+  const int64_t* group = g.const_data_ptr<int64_t>();
+  int64_t* row = rows.mutable_data_ptr<int64_t>();
+  float* kept_score = kept.mutable_data_ptr<float>();
+  int64_t* count = counts.mutable_data_ptr<int64_t>();
+  at::parallel_for(0, videos, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t v = begin; v < end; ++v) {
+      const int64_t first = cut[v];
+      int64_t* out = row + v * max_seg_num;
+      count[v] = uniav::nms_one_video(segment + 2 * first, score + first, group + first, cut[v + 1] - first, options,
+                                      out, kept_score + v * max_seg_num);
+      for (int64_t i = 0; i < count[v]; ++i) out[i] += first;
+    }
+  });
   return {rows, kept, counts};
 }
 
