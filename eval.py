@@ -71,7 +71,7 @@ def main() -> None:
         ranks.agree(lambda: make_folder(folder), first_only=True)
         metrics = {}
         for data in eval_sets:
-            detections = detect(model, data, ranks, args.print_freq)
+            detections = detect(model, data, ranks, config.run.precision, args.print_freq)
             if not ranks.is_first:
                 continue
             results = folder / f"results_{data.task.key}.json"

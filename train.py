@@ -98,7 +98,7 @@ def evaluate(trainer: Trainer, eval_sets: list[EvalSet], log: RunLog) -> dict:
     """Average mAP a task by the EMA weights, and the metrics' tree; prints a table a task on rank 0."""
     metrics = {}
     for data in eval_sets:
-        scores = score(detect(trainer.ema.model, data, trainer.ranks), data)
+        scores = score(detect(trainer.ema.model, data, trainer.ranks, trainer.config.run.precision), data)
         key = data.task.key
         metrics[key] = {"splits": list(data.splits), **score_tree(scores, data.annotations.class_names)}
         log.write(

@@ -271,6 +271,9 @@ class LoaderConfig(Section):
 class RunConfig(Section):
     output_folder: str = "ckpt"
     seed: int = Field(1234567891, ge=0, lt=2**63)
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32", description="of matrix products; with bf16 losses, norms, logits and offsets stay float32"
+    )
     print_freq: int = Field(20, gt=0, description="steps between two lines of metrics.jsonl (-p)")
     ckpt_freq: int = Field(1, gt=0, description="epochs between two epoch_NNN.pth.tar (-c)")
     eval_freq: int = Field(1, gt=0, description="epochs between two evaluations; the last epoch always has one")

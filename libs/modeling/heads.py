@@ -72,9 +72,10 @@ class PromptClassifier(nn.Module):
 
     def forward(self, row: Row, prompts: Tensor) -> Tensor:
         """prompts (C, text_dim). Returns logits (B, P, C)."""
-        classes = F.normalize(self.prompt_proj(prompts), dim=-1) * self.logit_scale.exp()  # (C, D)
-        points = F.normalize(self.visual_proj(self.trunk(row), row.mask), dim=-1)  # (B, R, D)
-        return row.take_points(points @ classes.t() * row.mask)
+        points = self.visual_proj(self.trunk(row), row.mask)  # (B, R, D)
+        with torch.autocast(points.device.type, enabled=False):  # 8 bits are too few for logits
+            classes = F.normalize(self.prompt_proj(prompts), dim=-1) * self.logit_scale.exp()  # (C, D)
+            return row.take_points(F.normalize(points.float(), dim=-1) @ classes.t() * row.mask)
 
 
 class OffsetRegressor(nn.Module):
@@ -90,7 +91,9 @@ class OffsetRegressor(nn.Module):
 
     def forward(self, row: Row, task: str, level_sizes: tuple[int, ...]) -> Tensor:
         """level_sizes sum to P. Returns (B, P, K, 2): left and right."""
-        raw = row.take_points(self.offsets[task](self.trunk(row), row.mask))  # (B, P, 2·K)
+        x = self.trunk(row)
+        with torch.autocast(x.device.type, enabled=False):  # and for boundaries
+            raw = row.take_points(self.offsets[task](x.float(), row.mask))  # (B, P, 2·K)
         sized = zip(self.level_scales, level_sizes, strict=True)
         scales = torch.cat([scale.expand(size) for scale, size in sized])  # (P,)
         return F.relu(raw * scales[:, None]).unflatten(-1, (-1, 2))

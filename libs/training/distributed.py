@@ -23,6 +23,11 @@ class Ranks:
     world: int
     device: torch.device
 
+    def autocast(self, precision: str) -> torch.autocast:
+        """The context in which the network runs: bf16 matrix products, or none of its own. tf32 is set here too."""
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+
     @property
     def is_first(self) -> bool:
         return self.rank == 0

@@ -137,7 +137,8 @@ class Trainer:
         """One optimizer step on a task's next batch: its losses and the gradient's norm before clipping."""
         batch = self.streams[task.key].next().to(self.ranks.device)
         self.optimizer.zero_grad(set_to_none=True)
-        prediction = self.parallel(batch, task.key)
+        with self.ranks.autocast(self.config.run.precision):
+            prediction = self.parallel(batch, task.key)
         spec = task.dataset
         targets = make_targets(prediction.points, batch.segments, batch.labels, spec.num_classes, spec.class_aware)
         losses = self.criteria[task.key](prediction, targets)
