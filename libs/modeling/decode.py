@@ -32,10 +32,9 @@ def decode(
 ) -> Detections:
     """The detections of a batch, at most max_seg_num a video, best first; `external` fuses in video-level scores."""
     config = spec.test_cfg
-    videos = [_candidates(prediction, row, config) for row in range(len(clips))]
-    # On the CPU, since that is where NMS has a kernel.
-    together = Candidates(*(torch.cat(column).cpu() for column in zip(*videos, strict=True)))
-    splits = torch.tensor([0, *(len(v.scores) for v in videos)]).cumsum(0)
+    together, splits = _candidates(prediction, config)
+    # To the CPU, since that is where NMS has a kernel.
+    together, splits = Candidates(*(column.cpu() for column in together)), splits.cpu()
     rows, scores, counts = nms_1d(
         together.segments,
         together.scores,
@@ -53,7 +52,7 @@ def decode(
         picked = rows[i, :count]
         segments, labels = together.segments[picked], together.labels[picked]
         if not config.multiclass_nms and config.voting_thresh > 0:
-            own = slice(int(splits[i]), int(splits[i + 1]))
+            own = slice(splits[i], splits[i + 1])
             segments = vote_segments(segments, together.segments[own], together.scores[own], config.voting_thresh)
         kept = Candidates(segments, scores[i, :count], labels)
         if external is not None:
@@ -62,23 +61,26 @@ def decode(
     return Detections.concat(results)
 
 
-def _candidates(prediction: Prediction, row: int, config: TaskTestConfig) -> Candidates:
-    """What one video sends to NMS: the best (point, class) pairs of each level, as segments."""
+def _candidates(prediction: Prediction, config: TaskTestConfig) -> tuple[Candidates, Tensor]:
+    """What goes to NMS: the best (point, class) pairs of each level, as segments, a video after the other; and the
+    row numbers (B + 1,) at which the videos begin and end."""
     parts = []
     num_classes, num_offsets = prediction.logits.shape[2], prediction.offsets.shape[2]
     cuts = np.cumsum([0, *prediction.level_sizes]).tolist()
     for first, last in zip(cuts[:-1], cuts[1:], strict=True):
-        scores = (prediction.logits[row, first:last].sigmoid() * prediction.mask[row, first:last, None]).flatten()
-        pairs = (scores > config.pre_nms_thresh).nonzero()[:, 0]
-        scores, best = scores[pairs].sort(descending=True, stable=True)
-        scores, pairs = scores[: config.pre_nms_topk], pairs[best[: config.pre_nms_topk]]
-        point, label = pairs // num_classes, pairs % num_classes
-        offsets = prediction.offsets[row, first:last][point, label if num_offsets > 1 else 0]  # (n, 2)
-        time, stride = prediction.points[first:last][point][:, [0, 3]].unbind(1)
-        segments = torch.stack([time - offsets[:, 0] * stride, time + offsets[:, 1] * stride], dim=1)
-        long_enough = segments[:, 1] - segments[:, 0] > config.duration_thresh
-        parts.append((segments[long_enough].float(), scores[long_enough].float(), label[long_enough]))
-    return Candidates(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        logits = prediction.logits[:, first:last].masked_fill(~prediction.mask[:, first:last, None], -torch.inf)
+        logits = logits.flatten(1)  # (B, points·C)
+        best, pairs = logits.topk(min(config.pre_nms_topk, logits.shape[1]), dim=1)  # (B, k)
+        point, label = pairs // num_classes + first, pairs % num_classes
+        pair = point * num_offsets + (label if num_offsets > 1 else 0)
+        offsets = prediction.offsets.flatten(1, 2).gather(1, pair[..., None].expand(-1, -1, 2))  # (B, k, 2)
+        time, stride = prediction.points[point][..., [0, 3]].unbind(-1)
+        segments = torch.stack([time - offsets[..., 0] * stride, time + offsets[..., 1] * stride], dim=-1)
+        parts.append((segments, best.sigmoid(), label))
+    segments, scores, labels = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
+    kept = (scores > config.pre_nms_thresh) & (segments[..., 1] - segments[..., 0] > config.duration_thresh)
+    splits = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.sum(dim=1).cumsum(0)])
+    return Candidates(segments[kept], scores[kept], labels[kept]), splits
 
 
 def _in_seconds(kept: Candidates, clip: Clip) -> Detections:
