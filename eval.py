@@ -64,14 +64,14 @@ def main() -> None:
     if args.topk is not None:
         topk = [f"{task.key}.test_cfg.max_seg_num={args.topk}" for task in tasks]
         tasks = load_config(args.config, [*args.o, *topk]).choose(args.tasks)
-    with start_ranks(args.local_rank) as ranks:
+    with start_ranks(args.local_rank, config.run.precision) as ranks:
         path = ranks.agree(lambda: find_checkpoint(args.checkpoint), first_only=True)
         folder = args.output or path.parent
         model, eval_sets = ranks.agree(lambda: open_all(config, tasks, path, ranks))
         ranks.agree(lambda: make_folder(folder), first_only=True)
         metrics = {}
         for data in eval_sets:
-            detections = detect(model, data, ranks, config.run.precision, args.print_freq)
+            detections = detect(model, data, ranks, args.print_freq)
             if not ranks.is_first:
                 continue
             results = folder / f"results_{data.task.key}.json"

@@ -98,7 +98,7 @@ def evaluate(trainer: Trainer, eval_sets: list[EvalSet], log: RunLog) -> dict:
     """Average mAP a task by the EMA weights, and the metrics' tree; prints a table a task on rank 0."""
     metrics = {}
     for data in eval_sets:
-        scores = score(detect(trainer.ema.model, data, trainer.ranks, trainer.config.run.precision), data)
+        scores = score(detect(trainer.ema.model, data, trainer.ranks), data)
         key = data.task.key
         metrics[key] = {"splits": list(data.splits), **score_tree(scores, data.annotations.class_names)}
         log.write(
@@ -131,7 +131,7 @@ def main() -> None:
     args = parse_args()
     config = read_config(args)
     tasks = config.choose(args.tasks)
-    with start_ranks(args.local_rank) as ranks:
+    with start_ranks(args.local_rank, config.run.precision) as ranks:
         folder, resume = ranks.agree(lambda: choose_folder(args, config), first_only=True)
         checkpoint = ranks.agree(lambda: load_resumable(resume)) if resume else None
         if checkpoint and checkpoint["epoch"] >= config.opt.total_epochs:

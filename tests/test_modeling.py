@@ -14,6 +14,7 @@ from libs.modeling.points import make_points, make_targets
 from libs.modeling.published import published_name
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
+from libs.training.distributed import Ranks
 from tests import oracles
 from tests.conftest import tiny_tree
 
@@ -74,6 +75,18 @@ def test_one_padded_position_a_level_is_enough(config):
         short = replace(full, **{k: getattr(full, k)[:, :padded] for k in ("visual", "audio", "mask")})
         difference = (valid(model(short, "TASK2"), 0)[0] - expected[0]).abs().max()
         assert (difference < 1e-5) == same
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("task", ["TASK1", "TASK2"])
+def test_bf16_is_near_and_its_outputs_are_float32(config, task):
+    model, batch = make_model(config), make_batch([32, 20], 32)
+    exact = model(batch, task)
+    with Ranks(0, 1, torch.device("cpu"), "bf16").autocast():
+        rough = model(batch, task)
+    assert rough.logits.dtype == rough.offsets.dtype == torch.float32
+    for x, y in ((exact.logits, rough.logits), (exact.offsets, rough.offsets)):
+        assert 0 < (x - y).abs().max() < 0.1 * x.abs().max()
 
 
 @torch.no_grad()

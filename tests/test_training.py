@@ -13,6 +13,7 @@ import torch
 
 from libs.core.config import StopAndGoConfig
 from libs.core.configfile import load_config
+from libs.datasets.loaders import TrainBatches
 from libs.training.stop_and_go import StopAndGo
 from tests.conftest import ROOT, tiny_tree, write_yaml
 
@@ -285,6 +286,20 @@ def test_one_line_from_two_ranks(tiny, mistake):
     assert done.returncode != 0
     assert done.stderr.count("nowhere") == 1
     assert 'train.py", line' not in done.stderr  # no traceback of ours, whatever torchrun adds
+
+
+def test_a_nan_on_one_rank_ends_both(tiny):
+    """The first step's batch has four videos, two a rank; one of the second rank's is spoiled."""
+    config = load_config(tiny / "tiny.yaml")
+    keys = next(iter(TrainBatches(12, 4, config.run.seed, first=0, rank=1, ranks=2)))
+    path = tiny / f"sed/av_features/sed_train_{keys[0][1]:04d}_one_peace_audio.npy"
+    np.save(path, np.load(path) * np.nan)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29615"]
+    done = launch(tiny / "tiny.yaml", launcher, "--tasks", "3")
+    assert done.returncode != 0
+    assert done.stderr.count("error (rank 1): TASK3: loss is nan at step 1") == 1
+    assert path.name[:14] in done.stderr
+    assert 'train.py", line' not in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

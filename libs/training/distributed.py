@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among `world` ones, and its device."""
+    """This process's place among `world` ones, its device, and the precision of its matrix products (run.precision)."""
 
     rank: int
     world: int
     device: torch.device
+    precision: str = "float32"
 
-    def autocast(self, precision: str) -> torch.autocast:
-        """The context in which the network runs: bf16 matrix products, or none of its own. tf32 is set here too."""
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+    def autocast(self) -> torch.autocast:
+        """The context in which the network runs: with matrix products in bf16 if that is the precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @property
     def is_first(self) -> bool:
@@ -64,11 +64,12 @@ class Ranks:
 
 
 @contextmanager
-def start_ranks(local_rank: int | None) -> Iterator[Ranks]:
+def start_ranks(local_rank: int | None, precision: str) -> Iterator[Ranks]:
     """Join the process group that a launcher described in the environment, if one did; leave it afterwards.
 
     `local_rank`: what --local_rank said; LOCAL_RANK is used without it. Raises ConfigError where ranks outnumber GPUs.
     """
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
     device = torch.device("cpu")
@@ -78,10 +79,10 @@ def start_ranks(local_rank: int | None) -> Iterator[Ranks]:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if world == 1:
-        yield Ranks(0, 1, device)
+        yield Ranks(0, 1, device, precision)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device, precision)
     finally:
         dist.destroy_process_group()

@@ -42,7 +42,7 @@ class EvalSet:
 
 
 @torch.inference_mode()
-def detect(model: nn.Module, data: EvalSet, ranks: Ranks, precision: str, print_freq: int = 1) -> Detections:
+def detect(model: nn.Module, data: EvalSet, ranks: Ranks, print_freq: int = 1) -> Detections:
     """The detections of all videos of `data`, in its order, on every rank; each rank computes its batches.
 
     The progress bar moves every print_freq batches.
@@ -53,7 +53,7 @@ def detect(model: nn.Module, data: EvalSet, ranks: Ranks, precision: str, print_
     hidden = None if ranks.is_first else True  # None: shown on a terminal
     for batch in tqdm(data.batches, f"evaluating {data.name}", leave=False, miniters=print_freq, disable=hidden):
         batch = batch.to(ranks.device)
-        with ranks.autocast(precision):
+        with ranks.autocast():
             prediction = model(batch, data.task.key)
         refuse_non_finite(prediction, batch, data)
         parts.append(decode(prediction, batch.clips, data.task, data.external))

@@ -137,12 +137,12 @@ class Trainer:
         """One optimizer step on a task's next batch: its losses and the gradient's norm before clipping."""
         batch = self.streams[task.key].next().to(self.ranks.device)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.ranks.autocast(self.config.run.precision):
+        with self.ranks.autocast():
             prediction = self.parallel(batch, task.key)
         spec = task.dataset
         targets = make_targets(prediction.points, batch.segments, batch.labels, spec.num_classes, spec.class_aware)
         losses = self.criteria[task.key](prediction, targets)
-        self.ranks.agree(lambda: self._refuse_non_finite(losses, task, batch))
+        self._refuse_non_finite(losses, task, batch)
         (losses.total * (task.learning_rate / self.base_lr)).backward()
         max_norm = self.config.opt.clip_grad_norm or torch.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
@@ -151,12 +151,20 @@ class Trainer:
         return losses, grad_norm
 
     def _refuse_non_finite(self, losses: Losses, task: TaskSpec, batch: Batch) -> None:
-        if not torch.isfinite(losses.total):
-            ids = ", ".join(clip.video_id for clip in batch.clips)
-            raise TrainingError(
-                f"{task.key}: loss is {losses.total.item()} at step {self.step + 1} (epoch {self.epoch + 1}), videos "
-                f"{ids}; look for NaN in their features, or lower the learning rate"
-            )
+        """Raise TrainingError, before the weights are touched, if the loss of any rank is not finite."""
+        own, ranks = torch.isfinite(losses.total), self.ranks
+        if ranks.mean(own.float()) == 1:
+            return
+
+        def blame() -> None:
+            if not own:
+                ids = ", ".join(clip.video_id for clip in batch.clips)
+                raise TrainingError(
+                    f"{task.key}: loss is {losses.total.item()} at step {self.step + 1} (epoch {self.epoch + 1}), "
+                    f"videos {ids}; look for NaN in their features, or lower the learning rate"
+                )
+
+        ranks.agree(blame)
 
     def take_scores(self, scores: dict[str, float]) -> bool:
         """Take an evaluation (average mAP a task) in; whether it is the best so far."""
