@@ -58,6 +58,32 @@ def test_the_three_sources_agree(tiny, run_script, dtype, tolerance):
     assert_same_items(items_of(folder, keys), items_of(planted, keys), 2e-3 + tolerance)
 
 
+def test_an_interrupted_pack_is_continued(tiny, run_script, monkeypatch):
+    """Ctrl-C in the middle: no pack yet; the second call reads only what is missing, and the pack is whole."""
+    from libs.datasets import features
+
+    loaded, load = [], features.NpyFolder.load
+
+    def interrupted(self, video):
+        loaded.append(video.video_id)
+        if len(loaded) == 6:
+            raise KeyboardInterrupt
+        return load(self, video)
+
+    pack = tiny / "pack.h5"
+    monkeypatch.setattr(features.NpyFolder, "load", interrupted)
+    assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)[0] == 130
+    assert not pack.exists()
+    assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)[0] == 0
+    assert len(loaded) == 25 + 1  # 25 videos, one of them twice
+    _, task, annotations = open_task(tiny)
+    source = Hdf5Pack(pack, DIMS)
+    for video in annotations.videos:
+        for packed, plain in zip(source.load(video), NpyFolder(task.dataset, DIMS).load(video), strict=True):
+            np.testing.assert_array_equal(packed, plain)
+    assert not list(tiny.glob("*.part"))
+
+
 def test_source_is_named_by_feat_folder(tiny):
     for folder, kind in (("planted", PlantedSource), (str(tiny / "avel/av_features"), NpyFolder)):
         config, task, _ = open_task(tiny, feat_folder=folder)

@@ -1,5 +1,7 @@
 """Pack a task's .npy features into one HDF5 file, half the size as float16, quicker to read than many files.
 
+Interrupted, it goes on where it stopped when it is called again.
+
 python tools/pack_features.py configs/demo.yaml TASK1 data/demo/TASK1.h5
 python train.py configs/demo.yaml -o TASK1.dataset.feat_folder=data/demo/TASK1.h5
 """
@@ -11,11 +13,40 @@ import h5py
 from tqdm import tqdm
 
 from libs.core.configfile import load_config
-from libs.core.errors import ConfigError, exit_on_user_error
-from libs.core.files import replacing
+from libs.core.errors import ConfigError, DataError, exit_on_user_error
+from libs.core.types import Video
 from libs.datasets.annotations import load_annotations
-from libs.datasets.features import PACK_SUFFIXES
+from libs.datasets.features import PACK_SUFFIXES, FeatureSource
 from libs.datasets.loaders import make_source
+
+
+def open_part(part: Path, dtype: str) -> h5py.File:
+    """The unfinished pack: an interrupted one of the same type is continued, a damaged one begun again."""
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        pack = h5py.File(part, "a")
+        if pack.attrs.get("dtype", dtype) == dtype:
+            pack.attrs["dtype"] = dtype
+            return pack
+        pack.close()
+    except OSError:
+        pass
+    try:
+        pack = h5py.File(part, "w")
+    except OSError as error:
+        raise DataError(f"{part}: cannot be written ({error}); free space or choose another place") from None
+    pack.attrs["dtype"] = dtype
+    return pack
+
+
+def add_video(pack: h5py.File, video: Video, source: FeatureSource, dtype: str) -> None:
+    """Add a video's features unless it is there already, marked as whole."""
+    if video.video_id in pack.get("visual", {}) and pack[f"visual/{video.video_id}"].attrs.get("whole"):
+        return
+    for modality, features in source.load(video)._asdict().items():
+        pack.require_group(modality).pop(video.video_id, None)
+        pack[f"{modality}/{video.video_id}"] = features.astype(dtype)
+    pack[f"visual/{video.video_id}"].attrs["whole"] = True
 
 
 @exit_on_user_error
@@ -41,10 +72,11 @@ def main() -> None:
     videos = load_annotations(task.dataset.json_file, task.dataset.num_classes).of_splits(splits)
     source = make_source(task, config)
     source.lengths(videos)  # everything is there and fits, or nothing is written
-    with replacing(args.pack) as temporary, h5py.File(temporary, "w") as pack:
+    part = args.pack.with_name(f"{args.pack.name}.part")
+    with open_part(part, args.dtype) as pack:
         for video in tqdm(videos, desc=args.pack.name, unit="video", disable=None):
-            for modality, features in source.load(video)._asdict().items():
-                pack.create_dataset(f"{modality}/{video.video_id}", data=features.astype(args.dtype))
+            add_video(pack, video, source, args.dtype)
+    part.replace(args.pack)
     print(f"{len(videos)} videos -> {args.pack}, {args.pack.stat().st_size / 1e6:.1f} MB, {args.dtype}")
 
 

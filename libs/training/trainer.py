@@ -81,6 +81,7 @@ class Trainer:
         self.optimizer = make_optimizer(model, config.opt, self.base_lr)
         self.ema = EMA(model, config.opt.ema_decay)
         self.epoch, self.step, self.best = 0, 0, float("-inf")
+        self.waited_s = 0.0  # for data, since the last line of the log
         self.streams = {
             key: TrainStream(dataset, config, ranks.rank, ranks.world) for key, dataset in datasets_of.items()
         }
@@ -106,7 +107,7 @@ class Trainer:
         torch.manual_seed(int(seed.generate_state(1)[0]))
         self.model.train()
         meters = {task.key: Meter() for task in self.tasks}
-        videos, since = 0, time.perf_counter()
+        videos, since, self.waited_s = 0, time.perf_counter(), 0.0
         name = f"epoch {self.epoch + 1}/{self.config.opt.total_epochs}"
         progress = tqdm(
             range(self.steps_per_epoch), desc=name, leave=False, disable=None if self.ranks.is_first else True
@@ -120,22 +121,25 @@ class Trainer:
                     videos += task.batch_size
             self.step += 1
             if self.step % self.config.run.print_freq == 0 or i == self.steps_per_epoch - 1:
-                rate = videos / (time.perf_counter() - since)
+                elapsed = time.perf_counter() - since
+                rate, waiting = videos / elapsed, self.waited_s / elapsed
                 losses = {key: meter.read(self.ranks) for key, meter in meters.items() if meter.count}
                 for key, means in losses.items():
                     log.write(self.step, "train", task=key, epoch=self.epoch + 1, **means)
-                log.write(self.step, "train", epoch=self.epoch + 1, lr=lr, videos_per_s=rate)
+                log.write(self.step, "train", epoch=self.epoch + 1, lr=lr, videos_per_s=rate, data_wait=waiting)
                 shown = {key: f"{means['total']:.3f}" for key, means in losses.items()}
                 progress.set_postfix({**shown, "lr": f"{lr:.1e}", "videos/s": f"{rate:.0f}"})
-                videos, since = 0, time.perf_counter()
+                videos, since, self.waited_s = 0, time.perf_counter(), 0.0
         self.epoch += 1
         if self.ranks.is_first:
             shown = ", ".join(f"{key} {value}" for key, value in shown.items())
-            print(f"{name}: loss {shown}; lr {lr:.1e}; {rate:.0f} videos/s", flush=True)
+            print(f"{name}: loss {shown}; lr {lr:.1e}; {rate:.0f} videos/s, {waiting:.0%} waiting for data", flush=True)
 
     def _train_on(self, task: TaskSpec) -> tuple[Losses, torch.Tensor]:
         """One optimizer step on a task's next batch: its losses and the gradient's norm before clipping."""
+        asked = time.perf_counter()
         batch = self.streams[task.key].next().to(self.ranks.device)
+        self.waited_s += time.perf_counter() - asked
         self.optimizer.zero_grad(set_to_none=True)
         with self.ranks.autocast():
             prediction = self.parallel(batch, task.key)
