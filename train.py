@@ -23,6 +23,7 @@ from libs.training.checkpoint import BEST, LAST, find_checkpoint, load_resumable
 from libs.training.distributed import Ranks, start_ranks
 from libs.training.evaluate import EvalSet, detect, score
 from libs.training.logs import RunLog
+from libs.training.profile import profile_steps
 from libs.training.trainer import Trainer
 
 
@@ -37,6 +38,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("-p", "--print-freq", type=int, metavar="N", help="steps between two lines of metrics.jsonl")
     parser.add_argument("-c", "--ckpt-freq", type=int, metavar="N", help="epochs between two epoch_NNN.pth.tar")
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="only profile a few steps; writes DIR/trace.json")
     parser.add_argument("--local_rank", "--local-rank", type=int, metavar="N", help="set by launchers")
     parser.add_argument(
         "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
@@ -141,6 +143,11 @@ def main() -> None:
 
         # Everything a run needs is opened and checked before anything is written.
         trainer, val_sets, test_sets = ranks.agree(lambda: open_all(config, tasks, checkpoint, resume, ranks))
+        if args.profile:
+            table = profile_steps(trainer, args.profile)
+            if ranks.is_first:
+                print(table)
+            return
         ranks.agree(lambda: announce(trainer, folder, resumed=resume is not None), first_only=True)
         log = RunLog(folder if ranks.is_first else None, trainer.step)
 

@@ -211,6 +211,15 @@ def test_the_test_split_watched_is_warned_of(tiny, run_script):
     assert "warning: TASK1: val_split is the test split" in out
 
 
+def test_profile_trains_nothing(tiny, run_script):
+    status, out, err = run_script("train.py", tiny / "tiny.yaml", "--profile", tiny / "profile")
+    assert status == 0, err
+    assert "aten::" in out
+    assert json.loads((tiny / "profile/trace.json").read_text())["traceEvents"]
+    assert {path.name for path in (tiny / "profile").iterdir()} == {"trace.json"}
+    assert not (tiny / "ckpt").exists()
+
+
 def test_a_paused_task_trains_at_some_steps():
     state = StopAndGo(StopAndGoConfig(train_iter_gap=4))
     assert all(state.trains_at(step) for step in range(9))

@@ -45,27 +45,27 @@ class EvalSet:
 def detect(model: nn.Module, data: EvalSet, ranks: Ranks, print_freq: int = 1) -> Detections:
     """The detections of all videos of `data`, in its order, on every rank; each rank computes its batches.
 
-    The progress bar moves every print_freq batches.
+    model: in evaluation mode. The progress bar moves every print_freq batches.
     """
-    was_training = model.training
-    model.eval()
-    parts = []
     hidden = None if ranks.is_first else True  # None: shown on a terminal
-    for batch in tqdm(data.batches, f"evaluating {data.name}", leave=False, miniters=print_freq, disable=hidden):
-        batch = batch.to(ranks.device)
-        with ranks.autocast():
-            prediction = model(batch, data.task.key)
-        refuse_non_finite(prediction, batch, data)
-        parts.append(decode(prediction, batch.clips, data.task, data.external))
-    model.train(was_training)
+    progress = tqdm(data.batches, f"evaluating {data.name}", leave=False, miniters=print_freq, disable=hidden)
+    parts = ranks.agree(lambda: [_detect_batch(model, batch.to(ranks.device), data, ranks) for batch in progress])
     found = Detections.concat([part for parts in ranks.gather(parts) for part in parts])
     assert sorted(found.video_ids) == sorted(v.video_id for v in data.videos), "a video evaluated twice or never"
     return found.in_order_of([video.video_id for video in data.videos])
 
 
+def _detect_batch(model: nn.Module, batch: Batch, data: EvalSet, ranks: Ranks) -> Detections:
+    with ranks.autocast():
+        prediction = model(batch, data.task.key)
+    refuse_non_finite(prediction, batch, data)
+    return decode(prediction, batch.clips, data.task, data.external)
+
+
 def refuse_non_finite(prediction: Prediction, batch: Batch, data: EvalSet) -> None:
     """Raise DataError naming the videos whose output holds NaN or Inf: they would silently be left without events."""
-    finite = (prediction.logits.isfinite().all(-1) | ~prediction.mask).all(-1)  # (B,)
+    finite = prediction.logits.isfinite().all(-1) & prediction.offsets.isfinite().all(-1).all(-1)  # (B, P)
+    finite = (finite | ~prediction.mask).all(-1)  # (B,)
     if not finite.all():
         ids = ", ".join(clip.video_id for clip, good in zip(batch.clips, finite.tolist(), strict=True) if not good)
         raise DataError(f"{data.name}: the network's output is not finite for {ids}; look for NaN in their features")

@@ -106,22 +106,17 @@ class Trainer:
         seed = np.random.SeedSequence([self.config.run.seed, self.epoch, self.ranks.rank])
         torch.manual_seed(int(seed.generate_state(1)[0]))
         self.model.train()
-        meters = {task.key: Meter() for task in self.tasks}
+        meters = self.make_meters()
         videos, since, self.waited_s = 0, time.perf_counter(), 0.0
         name = f"epoch {self.epoch + 1}/{self.config.opt.total_epochs}"
         progress = tqdm(
             range(self.steps_per_epoch), desc=name, leave=False, disable=None if self.ranks.is_first else True
         )
         for i in progress:
-            set_lr(self.optimizer, lr_factor(self.config.opt, self.step, self.steps_per_epoch))
-            lr = self.optimizer.param_groups[0]["lr"]
-            for task in self.tasks:
-                if self.stop_and_go[task.key].trains_at(self.step):
-                    meters[task.key].add(*self._train_on(task))
-                    videos += task.batch_size
-            self.step += 1
+            videos += self.train_step(meters)
             if self.step % self.config.run.print_freq == 0 or i == self.steps_per_epoch - 1:
                 elapsed = time.perf_counter() - since
+                lr = self.optimizer.param_groups[0]["lr"]
                 rate, waiting = videos / elapsed, self.waited_s / elapsed
                 losses = {key: meter.read(self.ranks) for key, meter in meters.items() if meter.count}
                 for key, means in losses.items():
@@ -134,6 +129,18 @@ class Trainer:
         if self.ranks.is_first:
             shown = ", ".join(f"{key} {value}" for key, value in shown.items())
             print(f"{name}: loss {shown}; lr {lr:.1e}; {rate:.0f} videos/s, {waiting:.0%} waiting for data", flush=True)
+
+    def make_meters(self) -> dict[str, Meter]:
+        return {task.key: Meter() for task in self.tasks}
+
+    def train_step(self, meters: dict[str, Meter]) -> int:
+        """One step: each task that is not paused in turn. Returns the number of videos, of all ranks."""
+        set_lr(self.optimizer, lr_factor(self.config.opt, self.step, self.steps_per_epoch))
+        visited = [task for task in self.tasks if self.stop_and_go[task.key].trains_at(self.step)]
+        for task in visited:
+            meters[task.key].add(*self._train_on(task))
+        self.step += 1
+        return sum(task.batch_size for task in visited)
 
     def _train_on(self, task: TaskSpec) -> tuple[Losses, torch.Tensor]:
         """One optimizer step on a task's next batch: its losses and the gradient's norm before clipping."""
