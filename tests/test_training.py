@@ -253,7 +253,7 @@ def test_two_ranks_equal_one(tiny, run_script):
     assert status == 0, err
     done = launch(
         config,
-        ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"],
+        ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"],
         "--output",
         "two",
         *ALIKE,
@@ -268,7 +268,7 @@ def test_two_ranks_equal_one(tiny, run_script):
 
     found = {}
     for ranks in (1, 2):
-        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", "29612"]
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--standalone"]
         command = [sys.executable, *launcher, "eval.py", config, tiny / "ckpt/tiny_one", "--output", tiny / str(ranks)]
         command += ["-o", "TASK1.dataset.max_videos=1"]  # fewer batches than ranks
         subprocess.run([*map(str, command)], cwd=ROOT, check=True, capture_output=True, timeout=280)
@@ -281,7 +281,7 @@ def test_two_ranks_equal_one(tiny, run_script):
 
 
 def test_the_old_launcher_works_too(tiny):
-    launcher = ["-m", "torch.distributed.launch", "--nproc_per_node", "2", "--master_port", "29613"]
+    launcher = ["-m", "torch.distributed.launch", "--nproc_per_node", "2", "--standalone"]
     done = launch(tiny / "tiny.yaml", launcher, "--output", "old", "--tasks", "3")
     assert done.returncode == 0, done.stderr
     assert (tiny / "ckpt/tiny_old/last.pth.tar").exists()
@@ -290,7 +290,7 @@ def test_the_old_launcher_works_too(tiny):
 
 @pytest.mark.parametrize("mistake", [["--resume", "nowhere"], ["-o", "TASK3.dataset.feat_folder=nowhere"]])
 def test_one_line_from_two_ranks(tiny, mistake):
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29614"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     done = launch(tiny / "tiny.yaml", launcher, "--tasks", "3", *mistake)
     assert done.returncode != 0
     assert done.stderr.count("nowhere") == 1
@@ -303,7 +303,7 @@ def test_a_nan_on_one_rank_ends_both(tiny):
     keys = next(iter(TrainBatches(12, 4, config.run.seed, first=0, rank=1, ranks=2)))
     path = tiny / f"sed/av_features/sed_train_{keys[0][1]:04d}_one_peace_audio.npy"
     np.save(path, np.load(path) * np.nan)
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29615"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     done = launch(tiny / "tiny.yaml", launcher, "--tasks", "3")
     assert done.returncode != 0
     assert done.stderr.count("error (rank 1): TASK3: loss is nan at step 1") == 1

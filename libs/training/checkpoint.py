@@ -14,7 +14,11 @@ from libs.core.files import replacing
 from libs.modeling.published import from_published, is_published
 
 LAST, BEST, EPOCH_PATTERN = "last.pth.tar", "best.pth.tar", "epoch_*.pth.tar"
-RUN_STATE = ("epoch", "step", "best", "state_dict", "optimizer", "criteria", "stop_and_go", "drawn", "config")
+RUN_STATE = {  # what a run goes on from, and its types
+    **dict.fromkeys(("epoch", "step"), int),
+    "best": float,
+    **dict.fromkeys(("state_dict", "optimizer", "criteria", "stop_and_go", "drawn", "config"), dict),
+}
 
 
 def save_checkpoint(state: dict[str, Any], *paths: Path) -> None:
@@ -76,7 +80,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def load_resumable(path: Path) -> dict[str, Any]:
     """load_checkpoint of a run that can go on. Raises CheckpointError on one that only holds weights."""
     content = load_checkpoint(path)
-    missing = [key for key in RUN_STATE if key not in content]
+    missing = [key for key, kind in RUN_STATE.items() if not isinstance(content.get(key), kind)]
     if missing:
         raise CheckpointError(f"{path}: cannot be resumed, it holds no {', '.join(missing)}; train anew")
     return content
