@@ -262,5 +262,15 @@ def test_an_output_folder_that_is_a_file(tiny, run_script):
     assert_one_line(status, err, "cannot be written")
 
 
+def test_a_full_disk_while_packing(tiny, run_script, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "pack.h5.part")
+
+    monkeypatch.setattr("h5py.Group.__setitem__", full)
+    status, _, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", tiny / "pack.h5")
+    assert_one_line(status, err, "No space left on device", "pack.h5.part")
+    assert not (tiny / "pack.h5").exists()
+
+
 def test_a_pack_of_two_tasks(tiny, run_script):
     assert_one_line(*run_script("tools/pack_features.py", tiny / "tiny.yaml", "1-2", "x.h5")[::2], "one task")

@@ -38,6 +38,19 @@ def test_published_file_loads_unchanged(tmp_path):
     assert task.shows_in == ("visual",)
 
 
+def test_the_published_task_is_the_one_of_the_full_configuration(tmp_path):
+    """What a published file does not say, the full configuration says; spelled-out keys aside."""
+    path = tmp_path / "published.yaml"
+    path.write_text(PUBLISHED_SHAPE.replace("./data", "data"))
+    short, full = (load_config(p).tasks["TASK1"] for p in (path, FULL))
+    assert (short.tious, short.prompt_file) == (full.tious, full.prompt_file)
+    spelled_out = {"prompt_file": None, "max_buffer_len_factor": 1.0}
+    assert short.dataset == full.dataset.model_copy(update=spelled_out)
+    assert short.test_cfg == full.test_cfg.model_copy(update={"tious": None})
+    assert short.train_cfg == full.train_cfg
+    assert (short.batch_size, short.learning_rate, short.epochs) == (full.batch_size, full.learning_rate, full.epochs)
+
+
 def test_full_configuration_shows_every_default():
     """The published setting, and nothing in it differs from the defaults of the code."""
     config = load_config(FULL)

@@ -122,7 +122,9 @@ def test_no_run_is_overwritten(tiny, trained, run_script):
             "TASK3.learning_rate was 0.001, is 0.5; opt.gamma was 0.1, is 0.3",
         ),
         (["TASK1.epochs=4"], 2, "TASK1.epochs was 2, is 4"),
-        (["loader.num_workers=1", "run.print_freq=2", "TASK1.test_cfg.nms_sigma=0.3"], 0, "resumes after epoch 1"),
+        (["loader.num_workers=1", "run.print_freq=2"], 0, "resumes after epoch 1"),
+        (["run.eval_freq=2"], 2, "run.eval_freq was 1, is 2"),
+        (["TASK1.test_cfg.nms_sigma=0.3"], 2, "TASK1.test_cfg.nms_sigma was 0.4, is 0.3"),
         (["opt.num_train_epochs=3"], 0, "resumes after epoch 1"),
     ],
 )

@@ -1,6 +1,6 @@
 """The demo's table: the trained network beside what needs no training, all measured the same way.
 
-python tools/demo_report.py configs/demo.yaml ckpt/demo_demo
+python tools/demo_report.py configs/demo.yaml ckpt/demo_make
 
 Random guessing draws class, score and ends uniformly. Window matching knows the true projections: it thresholds each
 window's match with what the class's prompt adds to the features, and reports the best of several thresholds.

@@ -1,6 +1,6 @@
 """Pack a task's .npy features into one HDF5 file, half the size as float16, quicker to read than many files.
 
-Interrupted, it goes on where it stopped when it is called again.
+Interrupted, it goes on where it stopped when it is called again; remove OUT.h5.part if the features have changed since.
 
 python tools/pack_features.py configs/demo.yaml TASK1 data/demo/TASK1.h5
 python train.py configs/demo.yaml -o TASK1.dataset.feat_folder=data/demo/TASK1.h5

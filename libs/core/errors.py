@@ -26,13 +26,14 @@ class TrainingError(UserError):
 
 
 def exit_on_user_error(main):
-    """Decorate a script's main(): a UserError becomes one line on stderr and exit status 2, Ctrl-C status 130."""
+    """Decorate a script's main(): a UserError, or what the operating system refuses (a full disk), becomes one line on
+    stderr and exit status 2, Ctrl-C status 130."""
 
     @functools.wraps(main)
     def run(*args, **kwargs):
         try:
             return main(*args, **kwargs)
-        except UserError as error:
+        except (UserError, OSError) as error:
             rank = os.environ.get("RANK", "0")
             prefix = "error" if rank == "0" else f"error (rank {rank})"
             print(f"{prefix}: {' '.join(str(error).split())}", file=sys.stderr)

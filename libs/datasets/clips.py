@@ -1,6 +1,7 @@
 """The one clip dataset of all tasks: features and segments of a video, resized and cropped (method.md §3)."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -71,9 +72,7 @@ def resize(features: Tensor, length: int) -> Tensor:
 
 
 def _with_segments(clip: Clip, segments: Tensor, kept: Tensor) -> Clip:
-    return Clip(
-        clip.video_id, clip.duration, clip.fps, clip.feat_stride, clip.num_frames, segments[kept], clip.labels[kept]
-    )
+    return replace(clip, segments=segments[kept], labels=clip.labels[kept])
 
 
 def drop_truncated(clip: Clip, length: int, trunc_thresh: float) -> Clip:

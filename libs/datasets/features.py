@@ -127,7 +127,7 @@ class Hdf5Pack:
 def _refuse_missing(place: Path, missing: list[str], wanted: int, what: str) -> None:
     if missing:
         few = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise DataError(f"{place}: {len(missing)} of {wanted} {what} missing: {few}; add them or correct file_prefix")
+        raise DataError(f"{place}: {len(missing)} of {wanted} {what} missing: {few}; add them or correct feat_folder")
 
 
 def _check_shape(where: str, shape: tuple[int, ...], dim: int) -> None:

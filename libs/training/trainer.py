@@ -28,15 +28,14 @@ from libs.training.optimizer import lr_factor, make_optimizer, set_lr
 from libs.training.stop_and_go import StopAndGo
 
 # Sections and keys that do not change what is learned, or are meant to be changed: where things lie, how they are
-# loaded, tested and logged. With another number of epochs a run goes on, but is no longer the one that it was.
+# loaded and logged. (How they are evaluated steers stop-and-go, and so does change it.) With another number of epochs
+# a run goes on, but is no longer the one that it was.
 RESUME_MAY_CHANGE = frozenset(
     [
         "loader",
-        "test_cfg",
         "run.output_folder",
         "run.print_freq",
         "run.ckpt_freq",
-        "run.eval_freq",
         "json_file",
         "feat_folder",
         "prompt_file",
