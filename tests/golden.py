@@ -211,7 +211,9 @@ def check_nms(folder: Path) -> Iterator[Check]:
                 segments, scores, labels, splits, method=method, multiclass=multiclass, sigma=sigma
             )
             rows, kept = rows[0, : counts[0]], kept[0, : counts[0]]
-            found = segments[rows] if voting is None else vote_segments(segments[rows], segments, scores, voting)
+            found = segments[rows]
+            if voting is not None:
+                found = vote_segments(found[None], segments, scores, splits, voting)[0]
             expected = {k: data[f"case{case}_{kind}_{k}"] for k in ("segments", "scores", "labels")}
             numbers = max(numbers, error(kept, expected["scores"]), error(found, expected["segments"]))
             labels_off = max(labels_off, error(labels[rows], expected["labels"]))

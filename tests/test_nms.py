@@ -1,15 +1,79 @@
+"""NMS on every kernel against loops: C++, PyTorch, CUDA's algorithm on the host, CUDA itself where there is a GPU."""
+
+import ctypes
+import functools
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from libs.core.types import Prediction
+from libs.modeling.decode import decode
 from libs.ops.nms import NMS_METHODS, nms_1d, nms_1d_torch, vote_segments
+from setup import CUDA_ARCHITECTURES
 from tests import oracles
 from tests.conftest import ROOT
 
+CSRC = ROOT / "libs/ops/csrc"
 SETTINGS = {"iou_threshold": 0.5, "sigma": 0.4, "min_score": 0.01, "max_seg_num": 20}
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+NEEDS_COMPILER = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+LARGE = 2**31 // 8 + 1000  # candidates whose segments take more than 2^31 bytes
+
+
+@functools.cache
+def host_library() -> ctypes.CDLL:
+    """nms_block.h compiled for the host."""
+    import tempfile
+
+    out = Path(tempfile.mkdtemp()) / "nms_block_host.so"
+    command = [COMPILER, "-std=c++20", "-O2", "-shared", "-fPIC", "-pthread", f"-I{CSRC}"]
+    subprocess.run([*command, str(ROOT / "tests/nms_block_host.cpp"), "-o", str(out)], check=True)
+    library = ctypes.CDLL(str(out))
+    library.nms_block_host.restype = ctypes.c_int64
+    return library
+
+
+def nms_block(threads, segments, scores, groups, splits, method, iou_threshold, sigma, min_score, max_seg_num):
+    """The CUDA kernel's algorithm with a block of `threads` host threads; the operator's contract."""
+    videos = len(splits) - 1
+    rows = torch.zeros(videos, max_seg_num, dtype=torch.int64)
+    kept, counts = torch.zeros(videos, max_seg_num), torch.zeros(videos, dtype=torch.int64)
+    for v in range(videos):
+        own = [x[splits[v] : splits[v + 1]].contiguous() for x in (segments, scores, groups)]
+        out = (torch.empty_like(own[1]), rows[v], kept[v])
+        counts[v] = host_library().nms_block_host(
+            *(ctypes.c_void_p(x.data_ptr()) for x in own),
+            ctypes.c_int64(len(own[1])),
+            NMS_METHODS.index(method),
+            *(ctypes.c_float(x) for x in (iou_threshold, sigma, min_score)),
+            ctypes.c_int64(max_seg_num),
+            threads,
+            *(ctypes.c_void_p(x.data_ptr()) for x in out),
+        )
+        rows[v, : counts[v]] += splits[v]
+    return rows, kept, counts
+
+
+def nms_cuda(*arguments):
+    on_device = [x.cuda() if torch.is_tensor(x) else x for x in arguments]
+    return tuple(x.cpu() for x in torch.ops.uniav.nms_1d(*on_device))
+
+
+KERNELS = [
+    pytest.param(torch.ops.uniav.nms_1d, id="operator"),
+    pytest.param(nms_1d_torch, id="pytorch"),
+    pytest.param(functools.partial(nms_block, 1), id="block-of-1", marks=NEEDS_COMPILER),
+    pytest.param(functools.partial(nms_block, 7), id="block-of-7", marks=NEEDS_COMPILER),
+    pytest.param(nms_cuda, id="cuda", marks=NEEDS_GPU),
+]
+OPERATORS = [KERNELS[0], KERNELS[1], KERNELS[-1]]  # those that check what they are given
+every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 
 def candidates(n: int, classes: int, seed: int):
@@ -19,70 +83,124 @@ def candidates(n: int, classes: int, seed: int):
     return segments, rng.uniform(0, 1, n).astype(np.float32), rng.integers(classes, size=n)
 
 
+def several(sizes, classes):
+    """Candidates of several videos, one after the other, and each video's alone."""
+    videos = [candidates(n, classes, seed) for seed, n in enumerate(sizes)]
+    joined = [torch.from_numpy(np.concatenate(column)) for column in zip(*videos, strict=True)]
+    return videos, joined, torch.tensor([0, *np.cumsum(sizes)])
+
+
+@every_kernel
 @pytest.mark.parametrize("method", NMS_METHODS)
+@pytest.mark.parametrize("classes", [4, 1])
 @pytest.mark.parametrize("multiclass", [True, False])
-@pytest.mark.parametrize("kernel", ["operator", "pytorch"])
-def test_like_exhausting_each_class(method, multiclass, kernel):
-    videos = [candidates(n, 4, seed) for seed, n in enumerate((60, 0, 1, 200))]
-    segments, scores, labels = (torch.from_numpy(np.concatenate(column)) for column in zip(*videos, strict=True))
-    splits = torch.tensor([0, 60, 60, 61, 261])
-    if kernel == "operator":
-        rows, kept, counts = nms_1d(segments, scores, labels, splits, method=method, multiclass=multiclass, **SETTINGS)
-    else:
-        groups = labels if multiclass else torch.zeros_like(labels)
-        rows, kept, counts = nms_1d_torch(segments, scores, groups, splits, method, *SETTINGS.values())
+def test_like_exhausting_each_class(kernel, method, classes, multiclass):
+    """Videos with many candidates, without any, with one."""
+    videos, (segments, scores, labels), splits = several((60, 0, 1, 200), classes)
+    groups = labels if multiclass else torch.zeros_like(labels)
+    rows, kept, counts = kernel(segments, scores, groups, splits, method, *SETTINGS.values())
     for v, video in enumerate(videos):
         expected = oracles.soft_nms(*video, method=method, multiclass=multiclass, **SETTINGS)
         assert counts[v] == len(expected)
         assert (rows[v, : counts[v]] - splits[v]).tolist() == [row for row, _ in expected]
         np.testing.assert_allclose(kept[v, : counts[v]], [score for _, score in expected], atol=1e-5)
         assert not rows[v, counts[v] :].any()
+        assert not kept[v, counts[v] :].any()
 
 
-def test_touching_and_equal_segments():
+def test_the_wrapper_is_the_operator():
+    _, (segments, scores, labels), splits = several((60, 30), 4)
+    given = (segments.double(), scores.double(), labels, splits)
+    for multiclass, groups in ((True, labels), (False, torch.zeros_like(labels))):
+        expected = torch.ops.uniav.nms_1d(segments, scores, groups, splits, "hard", *SETTINGS.values())
+        for x, y in zip(nms_1d(*given, method="hard", multiclass=multiclass, **SETTINGS), expected, strict=True):
+            assert torch.equal(x, y)
+
+
+@every_kernel
+def test_touching_and_equal_segments(kernel):
     segments = torch.tensor([[0.0, 1.0], [1.0, 2.0], [0.0, 1.0]])
-    rows, kept, counts = nms_1d(
-        segments, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.int64), torch.tensor([0, 3]), method="hard"
-    )
+    given = (segments, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.int64), torch.tensor([0, 3]))
+    rows, kept, counts = kernel(*given, "hard", 0.7, 0.4, 0.001, 100)
     assert counts.tolist() == [2]
     assert rows[0, :2].tolist() == [0, 1]
     assert kept[0, :2].tolist() == pytest.approx([0.9, 0.8])
 
 
-@pytest.mark.parametrize("kernel", [torch.ops.uniav.nms_1d, nms_1d_torch])
-def test_of_equal_scores_the_earlier_row(kernel):
-    segments = torch.tensor([[0.0, 1.0], [5.0, 6.0], [9.0, 10.0]])
-    args = (segments, torch.full((3,), 0.5), torch.tensor([1, 0, 1]), torch.tensor([0, 3]), "soft", 0.7, 0.4, 0.001, 2)
-    assert kernel(*args)[0].tolist() == [[0, 1]]
+@every_kernel
+@pytest.mark.parametrize("method", NMS_METHODS)
+def test_of_equal_scores_the_earlier_row(kernel, method):
+    """All scores alike, nothing overlaps: the rows in their order, whatever their class."""
+    start = torch.arange(50.0).flip(0) * 2
+    groups = torch.arange(50) % 3
+    given = (torch.stack([start, start + 1], 1), torch.full((50,), 0.5), groups, torch.tensor([0, 50]))
+    assert kernel(*given, method, 0.7, 0.4, 0.001, 30)[0].tolist() == [list(range(30))]
 
 
+@every_kernel
+def test_nothing_to_do(kernel):
+    """No video; a video without candidates; no picks wanted."""
+    nothing = (torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    rows, kept, counts = kernel(*nothing, torch.tensor([0]), "soft", 0.7, 0.4, 0.001, 5)
+    assert (rows.shape, kept.shape, counts.shape) == ((0, 5), (0, 5), (0,))
+    assert kernel(*nothing, torch.tensor([0, 0, 0]), "soft", 0.7, 0.4, 0.001, 5)[2].tolist() == [0, 0]
+    one = (torch.tensor([[0.0, 1.0]]), torch.ones(1), torch.zeros(1, dtype=torch.int64), torch.tensor([0, 1]))
+    assert kernel(*one, "soft", 0.7, 0.4, 0.001, 0)[2].tolist() == [0]
+
+
+@pytest.mark.parametrize("kernel", [*OPERATORS[::2], KERNELS[2]])
+def test_more_than_2_to_the_31_bytes(kernel):
+    """Candidates that matter lie at both ends of a tensor whose byte offsets need more than 31 bits."""
+    if sys.platform == "linux":
+        pages = Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]
+        if int(pages) < 16e6:
+            pytest.skip("needs 16 GB of free memory")
+    segments, scores = torch.zeros(LARGE, 2), torch.full((LARGE,), -torch.inf)
+    scores[:] = 0.0001  # below min_score once anything of their class is picked over them
+    ends = torch.tensor([5, LARGE - 1, LARGE - 3])
+    segments[ends] = torch.tensor([[0.0, 10.0], [0.0, 9.0], [20.0, 30.0]])
+    scores[ends] = torch.tensor([0.5, 0.9, 0.7])
+    groups = torch.zeros(LARGE, dtype=torch.int64)
+    rows, kept, counts = kernel(segments, scores, groups, torch.tensor([0, LARGE]), "soft", 0.7, 0.4, 0.001, 3)
+    assert counts.tolist() == [3]
+    assert rows.tolist() == [[LARGE - 1, LARGE - 3, 5]]
+    assert kept[0].tolist() == pytest.approx([0.9, 0.7, 0.5 * np.exp(-(0.9**2) / 0.4)], abs=1e-5)
+
+
+@pytest.mark.parametrize("kernel", OPERATORS)
 @pytest.mark.parametrize(
     ("segments", "splits"),
-    [((2, 2), [0, 2000]), ((2, 2), [0, 2, 1]), ((2, 2), [-1, 2]), ((3, 2), [0, 2]), ((2, 3), [0, 2])],
+    [((2, 2), [0, 2000]), ((2, 2), [0, 2, 1]), ((2, 2), [-1, 2]), ((3, 2), [0, 2]), ((2, 3), [0, 2]), ((2, 2), [])],
 )
-def test_shapes_that_do_not_fit_are_refused(segments, splits):
+def test_shapes_that_do_not_fit_are_refused(kernel, segments, splits):
+    splits = torch.tensor(splits, dtype=torch.int64)
+    given = (torch.zeros(segments), torch.ones(2), torch.zeros(2, dtype=torch.int64), splits)
     with pytest.raises(ValueError, match="expected"):
-        nms_1d(torch.zeros(segments), torch.ones(2), torch.zeros(2, dtype=torch.int64), torch.tensor(splits))
+        kernel(*given, "soft", 0.7, 0.4, 0.001, 3)
 
 
-@pytest.mark.parametrize("kernel", [torch.ops.uniav.nms_1d, nms_1d_torch])
+@pytest.mark.parametrize("kernel", OPERATORS)
 @pytest.mark.parametrize("spoiled", [0, 1])
-def test_nan_is_refused(kernel, spoiled):
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_refused(kernel, spoiled, value):
     given = [torch.rand(4, 2), torch.rand(4)]
-    given[spoiled].view(-1)[2] = torch.nan
-    with pytest.raises(ValueError, match="a segment or score is NaN"):
+    given[spoiled].view(-1)[2] = value
+    with pytest.raises(ValueError, match="a segment or score is NaN or infinite"):
         kernel(*given, torch.zeros(4, dtype=torch.int64), torch.tensor([0, 4]), "soft", 0.7, 0.4, 0.001, 3)
 
 
-def test_opcheck():
-    segments, scores, labels = (torch.from_numpy(x) for x in candidates(30, 3, 0))
-    args = (segments, scores, labels, torch.tensor([0, 10, 30]), "soft", 0.7, 0.4, 0.001, 8)
-    torch.library.opcheck(torch.ops.uniav.nms_1d.default, args)
-
-
-def test_unknown_method():
+@pytest.mark.parametrize("kernel", OPERATORS)
+def test_unknown_method(kernel):
+    given = (torch.rand(1, 2), torch.rand(1), torch.zeros(1, dtype=torch.int64), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="soft, soft_linear or hard"):
-        nms_1d(torch.rand(1, 2), torch.rand(1), torch.zeros(1, dtype=torch.int64), torch.tensor([0, 1]), method="no")
+        kernel(*given, "no", 0.7, 0.4, 0.001, 3)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+def test_opcheck(device):
+    given = [torch.from_numpy(x).to(device) for x in candidates(30, 3, 0)]
+    splits = torch.tensor([0, 10, 30], device=device)
+    torch.library.opcheck(torch.ops.uniav.nms_1d.default, (*given, splits, "soft", 0.7, 0.4, 0.001, 8))
 
 
 def test_voting():
@@ -94,8 +212,43 @@ def test_voting():
         iou = inter / ((segment[1] - segment[0]) + (segments[:, 1] - segments[:, 0]) - inter)
         weights = scores * (iou >= 0.5)
         expected.append((weights[:, None] * segments).sum(0) / weights.sum())
-    found = vote_segments(*(torch.from_numpy(x) for x in (kept, segments, scores)), 0.5)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    kept, segments, scores = (torch.from_numpy(x) for x in (kept, segments, scores))
+    # Three videos: the one above, one without candidates, and one of the first ten alone.
+    segments, scores = torch.cat([segments, segments[:10]]), torch.cat([scores, scores[:10]])
+    found = vote_segments(torch.stack([kept] * 3), segments, scores, torch.tensor([0, 40, 40, 50]), 0.5)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    alone = vote_segments(kept[None], segments[40:], scores[40:], torch.tensor([0, 10]), 0.5)
+    assert torch.equal(found[2], alone[0])
+    assert found[1].isnan().all()
+    assert vote_segments(torch.zeros(0, 5, 2), segments, scores, torch.tensor([0]), 0.5).shape == (0, 5, 2)
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("multiclass", [True, False])
+@pytest.mark.parametrize("method", NMS_METHODS)
+def test_decoding_on_the_gpu_is_the_cpus(method, multiclass, monkeypatch):
+    """Voting too; and the candidates never leave the device."""
+    from libs.core.configfile import from_tree
+    from libs.core.types import Clip
+    from libs.modeling.points import make_points
+    from tests.conftest import tiny_tree
+
+    config = from_tree(tiny_tree(Path("nowhere")))
+    task = config.tasks["TASK2"]
+    changes = {"nms_method": method, "multiclass_nms": multiclass}
+    task = task.model_copy(update={"test_cfg": task.test_cfg.model_copy(update=changes)})
+    points, sizes = make_points(config.model, 32)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, len(points), 4, generator=generator)
+    offsets = torch.rand(3, len(points), 4, 2, generator=generator) * 3
+    clips = (Clip("v", 8.0, 16.0, 4.0, 16.0, torch.zeros(0, 2), torch.zeros(0).long()),) * 3
+    found = []
+    for device in ("cpu", "cuda"):
+        tensors = (x.to(device) for x in (logits, offsets, torch.ones(3, len(points), dtype=torch.bool), points))
+        found.append(decode(Prediction(*tensors, sizes), clips, task))
+    assert found[0].labels.tolist() == found[1].labels.tolist()
+    np.testing.assert_allclose(found[1].scores, found[0].scores, atol=1e-5)
+    np.testing.assert_allclose(found[1].segments, found[0].segments, atol=1e-4)
 
 
 def test_without_the_extension_one_warning(tmp_path):
@@ -115,4 +268,14 @@ def test_without_the_extension_one_warning(tmp_path):
 
 def test_the_extension_is_built():
     """`make install` has a compiler here; the fallback must not go unnoticed."""
-    assert list((ROOT / "libs/ops").glob("_nms*")), "the C++ extension was not built"
+    assert list((ROOT / "libs/ops").glob("_nms_cpu*")), "the C++ extension was not built"
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, CUDA's compiler")
+def test_the_cuda_kernel_compiles(tmp_path):
+    """For every card it is built for, without anything of PyTorch."""
+    flags = [f"-gencode=arch={architecture}" for architecture in CUDA_ARCHITECTURES]
+    command = ["nvcc", "-std=c++17", "-O3", "-Werror", "all-warnings", *flags, "-c", CSRC / "nms_cuda.cu"]
+    done = subprocess.run([*map(str, command), "-o", str(tmp_path / "nms.o")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "nms.o").stat().st_size > 0

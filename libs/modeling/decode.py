@@ -33,8 +33,6 @@ def decode(
     """The detections of a batch, at most max_seg_num a video, best first; `external` fuses in video-level scores."""
     config = spec.test_cfg
     together, splits = _candidates(prediction, config)
-    # To the CPU, since that is where NMS has a kernel.
-    together, splits = Candidates(*(column.cpu() for column in together)), splits.cpu()
     rows, scores, counts = nms_1d(
         together.segments,
         together.scores,
@@ -47,14 +45,14 @@ def decode(
         min_score=config.min_score,
         max_seg_num=config.max_seg_num,
     )
+    # Picks beyond a video's count are row 0 here, if there is any row at all, and cut off below.
+    segments, labels = (x[rows] if len(x) else x.new_zeros(*rows.shape, *x.shape[1:]) for x in together[::2])
+    if not config.multiclass_nms and config.voting_thresh > 0:
+        segments = vote_segments(segments, together.segments, together.scores, splits, config.voting_thresh)
+    segments, scores, labels = segments.cpu(), scores.cpu(), labels.cpu()  # all that leaves the device
     results = []
     for i, (clip, count) in enumerate(zip(clips, counts.tolist(), strict=True)):
-        picked = rows[i, :count]
-        segments, labels = together.segments[picked], together.labels[picked]
-        if not config.multiclass_nms and config.voting_thresh > 0:
-            own = slice(splits[i], splits[i + 1])
-            segments = vote_segments(segments, together.segments[own], together.scores[own], config.voting_thresh)
-        kept = Candidates(segments, scores[i, :count], labels)
+        kept = Candidates(segments[i, :count], scores[i, :count], labels[i, :count])
         if external is not None:
             kept = _fuse(kept, external[clip.video_id], config)
         results.append(_in_seconds(kept, clip))

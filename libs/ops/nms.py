@@ -1,8 +1,10 @@
 """1-D non-maximum suppression as the torch operator `uniav::nms_1d`, and segment voting.
 
-The operator runs in C++ where setup.py could build the extension, else in PyTorch, told once by a warning.
+The operator runs in C++ and CUDA where setup.py could build the extensions. Where not, it runs in PyTorch on the CPU,
+and candidates on a GPU are copied there; a warning says so once.
 """
 
+import functools
 import warnings
 from pathlib import Path
 
@@ -27,14 +29,18 @@ def nms_1d_torch(segments, scores, groups, splits, method, iou_threshold, sigma,
     """The operator in plain PyTorch; same contract as `nms_1d`."""
     if method not in NMS_METHODS:
         raise ValueError(f"NMS method must be soft, soft_linear or hard, got {method}")
-    if torch.isnan(scores).any() or torch.isnan(segments).any():
-        raise ValueError("a segment or score is NaN")
-    videos = len(splits) - 1
+    if not (torch.isfinite(scores).all() and torch.isfinite(segments).all()):
+        raise ValueError("a segment or score is NaN or infinite")
+    n, videos, cuts = len(scores), len(splits) - 1, splits.tolist()
+    if segments.shape != (n, 2) or groups.shape != (n,):
+        raise ValueError("expected segments (N, 2), scores (N,) and groups (N,)")
+    if videos < 0 or cuts != sorted(cuts) or not 0 <= cuts[0] <= cuts[-1] <= n:
+        raise ValueError("expected splits that rise from 0 to N")
     rows = groups.new_zeros((videos, max_seg_num))
     kept = scores.new_zeros((videos, max_seg_num))
     counts = groups.new_zeros(videos)
     gone = -torch.inf
-    for v, (first, last) in enumerate(zip(splits[:-1].tolist(), splits[1:].tolist(), strict=True)):
+    for v, (first, last) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
         own_segments, own_groups, current = segments[first:last], groups[first:last], scores[first:last].clone()
         if method == "hard":
             current[current <= min_score] = gone
@@ -55,8 +61,28 @@ def nms_1d_torch(segments, scores, groups, splits, method, iou_threshold, sigma,
     return rows, kept, counts
 
 
+def _built(name: str) -> str | None:
+    """Load an extension that setup.py built; what is the matter if that is impossible, else None."""
+    folder, reason = Path(__file__).parent, "it is not built"
+    for path in [*sorted(folder.glob(f"{name}*.so")), *sorted(folder.glob(f"{name}*.pyd"))]:
+        try:
+            torch.ops.load_library(path)
+            return None
+        except OSError as error:
+            reason = f"{path.name} does not load ({str(error).splitlines()[0]})"
+    return reason
+
+
+def _warn(slow: str, extension: str, reason: str) -> None:
+    warnings.warn(
+        f"NMS {slow} instead of the {extension} extension: {reason}. See INSTALL.md, 'The extension'.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
 def _load_operator() -> torch.library.Library:
-    """Declare uniav::nms_1d and give it its CPU kernel: the built extension, else PyTorch."""
+    """Declare uniav::nms_1d and give it its kernels: the built extensions, or what does without them."""
     library = torch.library.Library("uniav", "DEF")
     library.define(SCHEMA)
 
@@ -65,19 +91,21 @@ def _load_operator() -> torch.library.Library:
         shape = (splits.shape[0] - 1, max_seg_num)
         return groups.new_empty(shape), scores.new_empty(shape), groups.new_empty(shape[0])
 
-    reason = "it is not built"
-    for built in sorted(Path(__file__).parent.glob("_nms*.so")) + sorted(Path(__file__).parent.glob("_nms*.pyd")):
-        try:
-            torch.ops.load_library(built)
-            return library
-        except OSError as error:
-            reason = f"{built.name} does not load ({str(error).splitlines()[0]})"
-    warnings.warn(
-        f"NMS runs in slow pure PyTorch instead of the C++ extension: {reason}. See INSTALL.md, 'The extension'.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    library.impl("nms_1d", nms_1d_torch, "CPU")
+    if reason := _built("_nms_cpu"):
+        _warn("runs in slow pure PyTorch", "C++", reason)
+        library.impl("nms_1d", nms_1d_torch, "CPU")
+    if torch.version.cuda and (no_cuda := _built("_nms_cuda")):
+
+        @functools.cache
+        def warn_once() -> None:
+            _warn("copies its candidates to the CPU", "CUDA", no_cuda)
+
+        def through_the_cpu(segments, scores, groups, splits, *options):
+            warn_once()
+            given = (x.cpu() for x in (segments, scores, groups, splits))
+            return tuple(x.to(scores.device) for x in torch.ops.uniav.nms_1d(*given, *options))
+
+        library.impl("nms_1d", through_the_cpu, "CUDA")
     return library
 
 
@@ -104,8 +132,8 @@ def nms_1d(
     iou_threshold on) or "hard"; multiclass: only segments of one label compete.
 
     Returns rows (V, max_seg_num) int64, the picked rows, best first; their decayed scores (V, max_seg_num); and
-    counts (V,): how many of a row's entries are picks, the rest being zeros. Raises ValueError on NaN or on shapes
-    that do not fit.
+    counts (V,): how many of a row's entries are picks, the rest being zeros. All on the segments' device, which is
+    waited for once. Raises ValueError on what is not finite and on shapes that do not fit.
     """
     groups = labels if multiclass else torch.zeros_like(labels)
     options = (method, iou_threshold, sigma, min_score, max_seg_num)
@@ -113,9 +141,17 @@ def nms_1d(
 
 
 def vote_segments(
-    kept: torch.Tensor, segments: torch.Tensor, scores: torch.Tensor, voting_thresh: float
+    kept: torch.Tensor, segments: torch.Tensor, scores: torch.Tensor, splits: torch.Tensor, voting_thresh: float
 ) -> torch.Tensor:
-    """Segment voting: each kept segment (K, 2) becomes the score-weighted mean of all `segments` (N, 2) that overlap
-    it by an IoU of at least voting_thresh; scores (N,) are those before any decay. Returns (K, 2)."""
-    weights = scores * (pairwise_iou(kept, segments) >= voting_thresh)  # (K, N)
-    return weights @ segments / weights.sum(dim=1, keepdim=True)
+    """Segment voting: each kept segment becomes the score-weighted mean of all segments of its video that overlap it by
+    an IoU of at least voting_thresh.
+
+    kept (V, K, 2); segments (N, 2), scores (N,) before any decay and splits (V+1,) as given to NMS. Returns (V, K, 2),
+    NaN where no segment votes.
+    """
+    voted = []
+    cuts = splits.tolist()
+    for own, first, last in zip(kept, cuts[:-1], cuts[1:], strict=True):
+        weights = scores[first:last] * (pairwise_iou(own, segments[first:last]) >= voting_thresh)  # (K, n)
+        voted.append(weights @ segments[first:last] / weights.sum(dim=1, keepdim=True))
+    return torch.stack(voted) if voted else kept

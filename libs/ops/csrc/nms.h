@@ -1,11 +1,17 @@
-// 1-D non-maximum suppression of one video. Nothing of PyTorch here: the binding is nms_cpu.cpp.
+// 1-D non-maximum suppression of one video, for CPUs and GPUs. Nothing of PyTorch here: the bindings are beside it.
+//
+// Picks of a group come in falling score and touch their own group alone. So the best of all groups, max_seg_num times,
+// is what exhausting each group and sorting would give, and that is all that either kernel does.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <numeric>
-#include <vector>
+
+#ifdef __CUDACC__
+#define UNIAV_HD __host__ __device__
+#else
+#define UNIAV_HD
+#endif
 
 namespace uniav {
 
@@ -19,87 +25,46 @@ struct NmsOptions {
   int64_t max_seg_num;   // picks at most
 };
 
-struct Candidate {
-  float start, end, area, score;
-  int64_t index;
-};
+constexpr float kGone = -INFINITY;  // the score of what is picked or dropped
 
-// The candidates of one class that are still in the race, and the best of them.
-struct ClassPool {
-  std::vector<Candidate> candidates;
-  size_t best = 0;
+// n candidates of one video; only segments of one group compete.
+struct Candidates {
+  const float* segments;  // (n, 2)
+  const float* scores;    // (n)
+  const int64_t* groups;  // (n)
+  int64_t n;
 
-  void find_best() {
-    best = 0;
-    for (size_t i = 1; i < candidates.size(); ++i)
-      if (candidates[i].score > candidates[best].score) best = i;
-  }
-
-  // Whether this pool's best comes before the other's; of equal scores the earlier row.
-  bool leads(const ClassPool& other) const {
-    const Candidate &own = candidates[best], &rival = other.candidates[other.best];
-    return own.score > rival.score || (own.score == rival.score && own.index < rival.index);
-  }
-
-  Candidate take_best() {
-    Candidate picked = candidates[best];
-    candidates.erase(candidates.begin() + static_cast<int64_t>(best));
-    return picked;
-  }
-
-  // Decay everyone's score by the overlap with `picked`, in place and in order.
-  void decay(const Candidate& picked, const NmsOptions& options) {
-    size_t kept = 0;
-    for (Candidate c : candidates) {
-      const float inter = std::max(0.0f, std::min(picked.end, c.end) - std::max(picked.start, c.start));
-      const float iou = inter / (picked.area + c.area - inter);
-      if (options.method == NmsMethod::kHard) {
-        if (iou >= options.iou_threshold) continue;
-      } else {
-        if (options.method == NmsMethod::kSoft) c.score *= std::exp(-(iou * iou) / options.sigma);
-        else if (iou >= options.iou_threshold) c.score *= 1.0f - iou;
-        if (c.score < options.min_score) continue;
-      }
-      candidates[kept++] = c;
-    }
-    candidates.resize(kept);
+  UNIAV_HD float first_score(int64_t row, const NmsOptions& options) const {
+    const bool races = options.method != NmsMethod::kHard || scores[row] > options.min_score;
+    return races ? scores[row] : kGone;
   }
 };
 
-// segments (n, 2), scores (n), groups (n): only segments of one group compete. Writes the picks' row numbers and
-// (decayed) scores, falling, and returns their number. Picks of a group come in falling score and touch their own
-// group alone, so the best of all groups, max_seg_num times, is what exhausting each group and sorting would give.
-inline int64_t nms_one_video(const float* segments, const float* scores, const int64_t* groups, int64_t n,
-                             const NmsOptions& options, int64_t* picked_rows, float* picked_scores) {
-  std::vector<int64_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), int64_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return groups[a] < groups[b]; });
+// Where the picks of one video go: row numbers and (decayed) scores, falling.
+struct Picks {
+  int64_t* rows;
+  float* scores;
+};
 
-  std::vector<ClassPool> pools;
-  for (size_t i = 0; i < order.size(); ++i) {
-    const int64_t row = order[i];
-    if (i == 0 || groups[row] != groups[order[i - 1]]) pools.emplace_back();
-    if (options.method == NmsMethod::kHard && !(scores[row] > options.min_score)) continue;
-    const float start = segments[2 * row], end = segments[2 * row + 1];
-    pools.back().candidates.push_back({start, end, end - start + 1e-6f, scores[row], row});
-  }
-  for (ClassPool& pool : pools) pool.find_best();
+struct Scored {
+  float score;
+  int64_t row;
 
-  int64_t count = 0;
-  while (count < options.max_seg_num) {
-    ClassPool* leader = nullptr;
-    for (ClassPool& pool : pools) {
-      if (pool.candidates.empty()) continue;
-      if (!leader || pool.leads(*leader)) leader = &pool;
-    }
-    if (!leader) break;
-    const Candidate picked = leader->take_best();
-    picked_rows[count] = picked.index;
-    picked_scores[count++] = picked.score;
-    leader->decay(picked, options);
-    leader->find_best();
+  // The order of picking; of equal scores the earlier row. kGone leads nothing.
+  UNIAV_HD bool leads(const Scored& other) const {
+    return score > other.score || (score == other.score && row < other.row);
   }
-  return count;
+};
+
+// A score after `picked` was picked from the same group: decayed, or kGone.
+UNIAV_HD inline float decayed(float score, const float* picked, const float* own, const NmsOptions& options) {
+  const float inter = fmaxf(0.0f, fminf(picked[1], own[1]) - fmaxf(picked[0], own[0]));
+  const float areas = (picked[1] - picked[0] + 1e-6f) + (own[1] - own[0] + 1e-6f);
+  const float iou = inter / (areas - inter);
+  if (options.method == NmsMethod::kHard) return iou >= options.iou_threshold ? kGone : score;
+  if (options.method == NmsMethod::kSoft) score *= expf(-(iou * iou) / options.sigma);
+  else if (iou >= options.iou_threshold) score *= 1.0f - iou;
+  return score < options.min_score ? kGone : score;
 }
 
 }  // namespace uniav

@@ -1,0 +1,61 @@
+// What both bindings of uniav::nms_1d share: its arguments, checked, and its outputs.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <string>
+#include <tuple>
+
+#include "nms.h"
+
+namespace uniav {
+
+using NmsResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+inline NmsMethod parse_method(c10::string_view method) {
+  if (method == "soft") return NmsMethod::kSoft;
+  if (method == "soft_linear") return NmsMethod::kSoftLinear;
+  TORCH_CHECK_VALUE(method == "hard", "NMS method must be soft, soft_linear or hard, got ", std::string(method));
+  return NmsMethod::kHard;
+}
+
+struct NmsCall {
+  NmsOptions options;
+  at::Tensor segments, scores, groups, splits;
+  at::Tensor rows, kept, counts;
+
+  // Looks at the values once (on a GPU: waits for the device once), whatever the number of videos.
+  NmsCall(const at::Tensor& segments, const at::Tensor& scores, const at::Tensor& groups, const at::Tensor& splits,
+          c10::string_view method, double iou_threshold, double sigma, double min_score, int64_t max_seg_num)
+      : options{parse_method(method), static_cast<float>(iou_threshold), static_cast<float>(sigma),
+                static_cast<float>(min_score), max_seg_num},
+        segments(segments.contiguous()), scores(scores.contiguous()), groups(groups.contiguous()),
+        splits(splits.contiguous()) {
+    const int64_t n = scores.numel(), videos = splits.numel() - 1;
+    TORCH_CHECK_VALUE(segments.dim() == 2 && segments.size(0) == n && segments.size(1) == 2 && groups.numel() == n,
+                      "expected segments (N, 2), scores (N,) and groups (N,)");
+    TORCH_CHECK_VALUE(videos >= 0, "expected splits (videos + 1,)");
+    TORCH_CHECK_VALUE(max_seg_num >= 0, "expected max_seg_num >= 0, got ", max_seg_num);
+    const at::Tensor rising = splits.slice(0, 1).ge(splits.slice(0, 0, videos)).all() & splits.ge(0).all();
+    const at::Tensor fits = rising & splits.le(n).all();
+    const at::Tensor finite = scores.isfinite().all() & segments.isfinite().all();
+    const at::Tensor good = at::stack({fits, finite}).cpu();
+    TORCH_CHECK_VALUE(good[0].item<bool>(), "expected splits that rise from 0 to N");
+    TORCH_CHECK_VALUE(good[1].item<bool>(), "a segment or score is NaN or infinite");
+    rows = at::zeros({videos, max_seg_num}, groups.options());
+    kept = at::zeros({videos, max_seg_num}, scores.options());
+    counts = at::zeros({videos}, groups.options());
+  }
+
+  int64_t videos() const { return counts.numel(); }
+
+  Candidates candidates() const {
+    return {segments.const_data_ptr<float>(), scores.const_data_ptr<float>(), groups.const_data_ptr<int64_t>(),
+            scores.numel()};
+  }
+
+  Picks picks() const { return {rows.mutable_data_ptr<int64_t>(), kept.mutable_data_ptr<float>()}; }
+
+  NmsResult result() const { return {rows, kept, counts}; }
+};
+
+}  // namespace uniav
