@@ -37,7 +37,7 @@ def assert_same_items(a, b, tolerance=0.0):
         assert clip_a.video_id == clip_b.video_id
         assert torch.equal(clip_a.segments, clip_b.segments)
         for x, y in zip(features_a, features_b, strict=True):
-            torch.testing.assert_close(x, y, atol=tolerance, rtol=tolerance)
+            torch.testing.assert_close(x.float(), y.float(), atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0.0), ("float16", 2e-3)])
@@ -53,6 +53,9 @@ def test_the_three_sources_agree(tiny, run_script, dtype, tolerance):
     packed = ClipDataset(videos, Hdf5Pack(pack, DIMS), task)
     planted = ClipDataset(videos, PlantedSource(task, load_prompts(task, 8), DIMS), task)
     keys = list(range(len(videos)))
+    assert packed[0][1].dtype == packed[0][2].dtype == getattr(torch, dtype)  # half the memory, up to the network
+    assert collate(items_of(packed, [0, 1]), 32, 4).visual.dtype == getattr(torch, dtype)
+    assert collate([packed[0], planted[1]], 32, 4).visual.dtype == torch.float32
     assert folder.lengths == packed.lengths == planted.lengths
     assert_same_items(items_of(folder, keys), items_of(packed, keys), 0.0)  # the files are float16 themselves
     assert_same_items(items_of(folder, keys), items_of(planted, keys), 2e-3 + tolerance)

@@ -274,6 +274,12 @@ class RunConfig(Section):
     precision: Literal["float32", "tf32", "bf16"] = Field(
         "float32", description="of matrix products; with bf16 losses, norms, logits and offsets stay float32"
     )
+    compile: Literal["none", "inductor", "cuda_graphs"] = Field(
+        "none", description="torch.compile of the network; cuda_graphs: replayed on a GPU without launches"
+    )
+    checkpointing: bool = Field(
+        False, description="keep no activations inside blocks for the backward pass: less memory, more time"
+    )
     print_freq: int = Field(20, gt=0, description="steps between two lines of metrics.jsonl (-p)")
     ckpt_freq: int = Field(1, gt=0, description="epochs between two epoch_NNN.pth.tar (-c)")
     eval_freq: int = Field(1, gt=0, description="epochs between two evaluations; the last epoch always has one")

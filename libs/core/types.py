@@ -58,7 +58,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Batch:
-    """visual (B, T, Dv), audio (B, T, Da), zero where mask (B, T) is False; one Clip a row.
+    """visual (B, T, Dv), audio (B, T, Da), float16 or float32, zero where mask (B, T) is False; one Clip a row.
 
     segments (B, N, 2) and labels (B, N) are the clips', padded to the most of one clip (N >= 1) with label -1.
     """
@@ -79,6 +79,11 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         return self._map(lambda tensor: tensor.pin_memory())
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the tensors' memory until what the stream has queued so far is done."""
+        for tensor in (self.visual, self.audio, self.mask, self.segments, self.labels):
+            tensor.record_stream(stream)
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,8 @@ class ClipDataset(Dataset):
 
 
 def resize(features: Tensor, length: int) -> Tensor:
-    """Linear interpolation over time, align_corners false. (T, D) -> (length, D)."""
-    return F.interpolate(features.t()[None], size=length, mode="linear", align_corners=False)[0].t()
+    """Linear interpolation over time, align_corners false. (T, D) -> (length, D), float32."""
+    return F.interpolate(features.float().t()[None], size=length, mode="linear", align_corners=False)[0].t()
 
 
 def _with_segments(clip: Clip, segments: Tensor, kept: Tensor) -> Clip:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -42,11 +42,11 @@ def padded_length(length: int, max_seq_len: int, stride: int, tight: bool = Fals
 
 
 def collate(items: list[Item], max_seq_len: int, stride: int, tight: bool = False) -> Batch:
-    """Pad clips to the longest one's padded length: zeros, masked."""
+    """Pad clips to the longest one's padded length: zeros, masked. Features stay float16 if all of them are."""
     clips = tuple(clip for clip, _, _ in items)
     length = max(padded_length(len(visual), max_seq_len, stride, tight) for _, visual, _ in items)
     mask = torch.zeros(len(items), length, dtype=torch.bool)
-    visual, audio = (torch.zeros(len(items), length, items[0][i].shape[1]) for i in (1, 2))
+    visual, audio = (_zeros_for([item[i] for item in items], length) for i in (1, 2))
     most = max(1, *(len(clip.labels) for clip in clips))
     segments, labels = torch.zeros(len(items), most, 2), torch.full((len(items), most), -1)
     for row, (clip, v, a) in enumerate(items):
@@ -54,6 +54,11 @@ def collate(items: list[Item], max_seq_len: int, stride: int, tight: bool = Fals
         visual[row, : len(v)], audio[row, : len(a)] = v, a
         segments[row, : len(clip.labels)], labels[row, : len(clip.labels)] = clip.segments, clip.labels
     return Batch(visual, audio, mask, segments, labels, clips)
+
+
+def _zeros_for(features: list[torch.Tensor], length: int) -> torch.Tensor:
+    dtype = reduce(torch.promote_types, (x.dtype for x in features))
+    return torch.zeros(len(features), length, features[0].shape[1], dtype=dtype)
 
 
 class TrainBatches:
@@ -79,9 +84,11 @@ class TrainBatches:
 
 
 class TrainStream:
-    """A task's training batches without end. `drawn` counts them and is all the state there is."""
+    """A task's training batches without end, on the device. `drawn` counts them and is all the state there is."""
 
-    def __init__(self, dataset: ClipDataset, config: Config, rank: int = 0, ranks: int = 1):
+    def __init__(
+        self, dataset: ClipDataset, config: Config, device: torch.device | str = "cpu", rank: int = 0, ranks: int = 1
+    ):
         """Raises ConfigError or DataError when the batch size does not fit the ranks or the number of videos."""
         task = dataset.task
         if task.batch_size % ranks:
@@ -97,16 +104,34 @@ class TrainStream:
             )
         self.drawn = 0  # a resumed run sets it before the first batch
         self._dataset, self._config, self._rank, self._ranks = dataset, config, rank, ranks
+        self._device = torch.device(device)
+        self._copies = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._iterator: Iterator[Batch] | None = None
+        self._ahead: Batch | None = None
 
     def next(self) -> Batch:
         """The next batch (this rank's share). Raises DataError if a feature file turns out to be unusable."""
+        batch = self._fetch() if self._ahead is None else self._ahead
+        self._ahead = None
+        self.drawn += 1
+        if self._copies:
+            computing = torch.cuda.current_stream(self._device)
+            computing.wait_stream(self._copies)
+            batch.record_stream(computing)
+        return batch
+
+    def fetch_ahead(self) -> None:
+        """On a GPU, begin to copy the next batch there, while it is still busy with this one."""
+        if self._copies:
+            self._ahead = self._fetch()
+
+    def _fetch(self) -> Batch:
         if self._iterator is None:
             batch_size, seed = self._dataset.task.batch_size, self._config.run.seed
             batches = TrainBatches(len(self._dataset), batch_size, seed, self.drawn, self._rank, self._ranks)
             self._iterator = iter(_loader(self._dataset, self._config, batches, tight=False))
-        self.drawn += 1
-        return _unwrapped(self._iterator)
+        with torch.cuda.stream(self._copies):  # no stream, no effect
+            return _unwrapped(self._iterator).to(self._device)
 
 
 class EvalBatches:

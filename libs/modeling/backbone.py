@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from libs.core.config import ModelConfig
 from libs.modeling.blocks import Block, MaskedConv
@@ -88,6 +89,7 @@ class Backbone(nn.Module):
         self.cross = per_modality(lambda _: block(1))
         self.pyramid = per_modality(lambda _: nn.ModuleList(block(config.scale_factor) for _ in range(pyramid_blocks)))
         self.scale_factor = config.scale_factor
+        self.checkpointing = False  # whether training keeps no activations inside blocks, but computes them again
 
     def forward(self, visual: Tensor, audio: Tensor, mask: Tensor, task_type: str, max_seq_len: int) -> list[Level]:
         """visual (B, T, Dv), audio (B, T, Da), mask (B, T, 1); max_seq_len is the task's. Returns the levels, the
@@ -99,7 +101,7 @@ class Backbone(nn.Module):
             if self.position is not None:
                 x[modality] = self.position(x[modality], mask, max_seq_len)
             for block in self.stem[modality]:
-                x[modality] = block(x[modality], x[modality], mask, task_type)
+                x[modality] = self._run(block, x[modality], x[modality], mask, task_type)
 
         levels = [self._exchange(self.cross["visual"], self.cross["audio"], x["visual"], x["audio"], mask, task_type)]
         for visual_block, audio_block in zip(self.pyramid["visual"], self.pyramid["audio"], strict=True):
@@ -108,8 +110,11 @@ class Backbone(nn.Module):
             levels.append(self._exchange(visual_block, audio_block, below.visual, below.audio, mask, task_type))
         return levels
 
-    @staticmethod
-    def _exchange(visual_block, audio_block, visual, audio, mask, task_type) -> Level:
+    def _exchange(self, visual_block, audio_block, visual, audio, mask, task_type) -> Level:
         """Both directions at once, each from the other's input."""
-        visual_out = visual_block(visual, audio, mask, task_type)
-        return Level(visual_out, audio_block(audio, visual, mask, task_type), mask)
+        visual_out = self._run(visual_block, visual, audio, mask, task_type)
+        return Level(visual_out, self._run(audio_block, audio, visual, mask, task_type), mask)
+
+    def _run(self, block: Block, *inputs) -> Tensor:
+        keep = not (self.checkpointing and self.training)
+        return block(*inputs) if keep else checkpoint(block, *inputs, use_reentrant=False)

@@ -19,7 +19,8 @@ from libs.modeling.blocks import MaskedConv
 
 
 class Row(NamedTuple):
-    """Levels end to end: x (B, R, 2·embd_dim), mask (B, R, 1), inside (1, R, 1): 1 at points, 0 in the gaps.
+    """Levels end to end: x (B, R, 2·embd_dim), mask (B, R, 1), inside (1, R, 1): 1 at points, 0 in the gaps; level l
+    takes the rows spans[l] = (first, last).
 
     A gap is what a convolution sees beyond a level's end: zeros, unlike the level's own padded points, where
     LayerNorm and ReLU leave relu(bias).
@@ -28,10 +29,11 @@ class Row(NamedTuple):
     x: Tensor
     mask: Tensor
     inside: Tensor
+    spans: tuple[tuple[int, int], ...]
 
     def take_points(self, x: Tensor) -> Tensor:
         """(B, R, …) -> (B, P, …)."""
-        return x[:, self.inside[0, :, 0] > 0]
+        return torch.cat([x[:, first:last] for first, last in self.spans], dim=1)
 
 
 def join_levels(levels: list[Level], gap: int) -> Row:
@@ -39,7 +41,10 @@ def join_levels(levels: list[Level], gap: int) -> Row:
     x = [F.pad(torch.cat([level.visual, level.audio], dim=-1), (0, 0, 0, gap)) for level in levels]
     mask = [F.pad(level.mask, (0, 0, 0, gap)) for level in levels]
     inside = [F.pad(level.visual.new_ones(1, level.visual.shape[1], 1), (0, 0, 0, gap)) for level in levels]
-    return Row(torch.cat(x, dim=1), torch.cat(mask, dim=1), torch.cat(inside, dim=1))
+    sizes = [level.visual.shape[1] for level in levels]
+    firsts = [sum(sizes[:i]) + i * gap for i in range(len(sizes))]
+    spans = tuple((first, first + size) for first, size in zip(firsts, sizes, strict=True))
+    return Row(torch.cat(x, dim=1), torch.cat(mask, dim=1), torch.cat(inside, dim=1), spans)
 
 
 class Trunk(nn.ModuleList):
@@ -89,11 +94,11 @@ class OffsetRegressor(nn.Module):
         self.offsets = nn.ModuleDict({k: MaskedConv(dim, 2 * n, kernel_size, bias=True) for k, n in pairs.items()})
         self.level_scales = nn.ParameterList(torch.tensor(1.0) for _ in range(config.num_levels))
 
-    def forward(self, row: Row, task: str, level_sizes: tuple[int, ...]) -> Tensor:
-        """level_sizes sum to P. Returns (B, P, K, 2): left and right."""
+    def forward(self, row: Row, task: str) -> Tensor:
+        """Returns (B, P, K, 2): left and right."""
         x = self.trunk(row)
         with torch.autocast(x.device.type, enabled=False):  # and for boundaries
             raw = row.take_points(self.offsets[task](x.float(), row.mask))  # (B, P, 2·K)
-        sized = zip(self.level_scales, level_sizes, strict=True)
-        scales = torch.cat([scale.expand(size) for scale, size in sized])  # (P,)
+        levels = zip(self.level_scales, row.spans, strict=True)
+        scales = torch.cat([scale.expand(last - first) for scale, (first, last) in levels])  # (P,)
         return F.relu(raw * scales[:, None]).unflatten(-1, (-1, 2))

@@ -15,22 +15,27 @@ DIOU_EPS = 1e-8
 
 
 def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sigmoid focal loss, summed. logits and targets of one shape, targets in [0, 1]."""
+    """Sigmoid focal loss, elementwise. logits and targets of one shape, targets in [0, 1]."""
     p = logits.sigmoid()
     ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     p_t = p * targets + (1 - p) * (1 - targets)
     alpha_t = FOCAL_ALPHA * targets + (1 - FOCAL_ALPHA) * (1 - targets)
-    return (alpha_t * (1 - p_t) ** FOCAL_GAMMA * ce).sum()
+    return alpha_t * (1 - p_t) ** FOCAL_GAMMA * ce
 
 
 def diou_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """1-D distance-IoU loss, summed. (N, 2) distances to the left and right end, both from the same point."""
+    """1-D distance-IoU loss, (…, 2) -> (…). Distances to the left and right end, both from the same point."""
     (left_p, right_p), (left, right) = predicted.unbind(-1), target.unbind(-1)
     inter = torch.minimum(left_p, left) + torch.minimum(right_p, right)
     union = (left_p + right_p) + (left + right) - inter
     enclosing = torch.maximum(left_p, left) + torch.maximum(right_p, right)
     rho = 0.5 * (right_p - left_p - right + left)
-    return (1 - inter / union.clamp(min=DIOU_EPS) + (rho / enclosing.clamp(min=DIOU_EPS)) ** 2).sum()
+    return 1 - inter / union.clamp(min=DIOU_EPS) + (rho / enclosing.clamp(min=DIOU_EPS)) ** 2
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """The sum where the mask is on; not values[mask], whose size a GPU would have to tell the host first."""
+    return values.where(mask, 0).sum()
 
 
 class Losses(NamedTuple):
@@ -69,12 +74,12 @@ class Criterion(nn.Module):
         # (B, P, K): a class-aware task (K = C) regresses every (point, class) pair, another one pair a point.
         class_aware = targets.offsets.shape[2] == targets.classes.shape[2]
         pairs = (targets.classes > 0) & valid[..., None] if class_aware else positive[..., None]
-        reg = diou_loss(prediction.offsets[pairs], targets.offsets[pairs]) * share
+        reg = masked_sum(diou_loss(prediction.offsets, targets.offsets), pairs) * share
 
         classes = targets.classes
         if self.label_smoothing > 0:
             classes = classes * (1 - self.label_smoothing) + self.label_smoothing / (classes.shape[-1] + 1)
-        cls = focal_loss(prediction.logits[valid], classes[valid]) * share
+        cls = masked_sum(focal_loss(prediction.logits, classes), valid[..., None]) * share
 
         weight = self.loss_weight if self.loss_weight > 0 else self._balance(cls, reg, ranks)
         return Losses(cls, reg, cls + weight * reg)

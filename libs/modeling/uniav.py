@@ -45,10 +45,12 @@ class UniAV(nn.Module):
     def forward(self, batch: Batch, task: str) -> Prediction:
         spec = self.tasks[task]
         mask = batch.mask[..., None]
-        levels = self.backbone(batch.visual, batch.audio, mask, spec.task_type, spec.dataset.max_seq_len)
+        levels = self.backbone(
+            batch.visual.float(), batch.audio.float(), mask, spec.task_type, spec.dataset.max_seq_len
+        )
         row = join_levels(levels, gap=self.config.head_kernel_size // 2)
         points, sizes = make_points(self.config, batch.mask.shape[1])
         logits = self.cls_head(row, self.get_buffer(f"prompts_{task}"))
-        offsets = self.reg_head(row, task, sizes)
+        offsets = self.reg_head(row, task)
         point_mask = torch.cat([level.mask for level in levels], dim=1)[..., 0]
-        return Prediction(logits, offsets, point_mask, points.to(batch.mask.device), sizes)
+        return Prediction(logits, offsets, point_mask, points.to(batch.mask.device, non_blocking=True), sizes)

@@ -64,12 +64,33 @@ class Ranks:
 
 
 @contextmanager
+def memory_errors_explained() -> Iterator[None]:
+    """Make what PyTorch raises where memory runs out a ConfigError that names the remedies."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise ConfigError(
+            f"memory ran out ({str(error).splitlines()[0]}); lower the tasks' batch_size (in evaluation "
+            "loader.eval_batch_size), set run.precision=bf16 or run.checkpointing=true"
+        ) from None
+
+
+def _warn_of_slow_bf16() -> None:
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        print("warning: run.precision is bf16, but this CPU has no instructions for it: float32 is many times faster")
+
+
+@contextmanager
 def start_ranks(local_rank: int | None, precision: str) -> Iterator[Ranks]:
     """Join the process group that a launcher described in the environment, if one did; leave it afterwards.
 
-    `local_rank`: what --local_rank said; LOCAL_RANK is used without it. Raises ConfigError where ranks outnumber GPUs.
+    `local_rank`: what --local_rank said; LOCAL_RANK is used without it. Raises ConfigError where ranks outnumber GPUs,
+    and in the place of PyTorch's error where memory runs out.
     """
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # PyTorch's default lets convolutions round to it
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
     device = torch.device("cpu")
@@ -78,11 +99,15 @@ def start_ranks(local_rank: int | None, precision: str) -> Iterator[Ranks]:
             raise ConfigError(f"rank {local} has no GPU, {torch.cuda.device_count()} found; start one process a GPU")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    if precision == "bf16" and device.type == "cpu" and int(os.environ.get("RANK", 0)) == 0:
+        _warn_of_slow_bf16()
     if world == 1:
-        yield Ranks(0, 1, device, precision)
+        with memory_errors_explained():
+            yield Ranks(0, 1, device, precision)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device, precision)
+        with memory_errors_explained():
+            yield Ranks(dist.get_rank(), dist.get_world_size(), device, precision)
     finally:
         dist.destroy_process_group()

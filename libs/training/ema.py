@@ -16,5 +16,4 @@ class EMA:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         averages, current = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_mul_(averages, self.decay)
-        torch._foreach_add_(averages, current, alpha=1 - self.decay)
+        torch._foreach_lerp_(averages, current, 1 - self.decay)

@@ -2,9 +2,10 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,11 +22,14 @@ from libs.modeling.losses import Criterion, Losses
 from libs.modeling.points import make_targets
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import load_weights
+from libs.training.compiling import compile_network
 from libs.training.distributed import Ranks
 from libs.training.ema import EMA
 from libs.training.logs import RunLog
 from libs.training.optimizer import lr_factor, make_optimizer, set_lr
 from libs.training.stop_and_go import StopAndGo
+
+T = TypeVar("T")
 
 # Sections and keys that do not change what is learned, or are meant to be changed: where things lie, how they are
 # loaded and logged. (How they are evaluated steers stop-and-go, and so does change it.) With another number of epochs
@@ -33,6 +37,8 @@ from libs.training.stop_and_go import StopAndGo
 RESUME_MAY_CHANGE = frozenset(
     [
         "loader",
+        "run.compile",
+        "run.checkpointing",
         "run.output_folder",
         "run.print_freq",
         "run.ckpt_freq",
@@ -42,6 +48,15 @@ RESUME_MAY_CHANGE = frozenset(
         "opt.num_train_epochs",
     ]
 )
+
+
+class Seen(NamedTuple):
+    """A batch whose loss nobody has looked at yet."""
+
+    task: str
+    step: int
+    video_ids: tuple[str, ...]
+    loss: torch.Tensor
 
 
 @dataclass
@@ -81,9 +96,14 @@ class Trainer:
         self.ema = EMA(model, config.opt.ema_decay)
         self.epoch, self.step, self.best = 0, 0, float("-inf")
         self.waited_s = 0.0  # for data, since the last line of the log
+        self.unseen: list[Seen] = []
         self.streams = {
-            key: TrainStream(dataset, config, ranks.rank, ranks.world) for key, dataset in datasets_of.items()
+            key: TrainStream(dataset, config, ranks.device, ranks.rank, ranks.world)
+            for key, dataset in datasets_of.items()
         }
+        model.backbone.checkpointing = config.run.checkpointing
+        compile_network(model, config.run, ranks.device, training=True)
+        compile_network(self.ema.model, config.run, ranks.device, training=False)
         self.parallel: nn.Module = model
         if ranks.world > 1:
             # Each task uses its own experts and offset head; the others' gradients must stay None.
@@ -114,6 +134,7 @@ class Trainer:
         for i in progress:
             videos += self.train_step(meters)
             if self.step % self.config.run.print_freq == 0 or i == self.steps_per_epoch - 1:
+                self.refuse_non_finite()
                 elapsed = time.perf_counter() - since
                 lr = self.optimizer.param_groups[0]["lr"]
                 rate, waiting = videos / elapsed, self.waited_s / elapsed
@@ -137,44 +158,61 @@ class Trainer:
         set_lr(self.optimizer, lr_factor(self.config.opt, self.step, self.steps_per_epoch))
         visited = [task for task in self.tasks if self.stop_and_go[task.key].trains_at(self.step)]
         for task in visited:
-            meters[task.key].add(*self._train_on(task))
+            batch = self._wait_for(self.streams[task.key].next)
+            losses = self.losses_on(task, batch)
+            meters[task.key].add(losses, self.update(task, losses))
+            ids = tuple(clip.video_id for clip in batch.clips)
+            self.unseen.append(Seen(task.key, self.step, ids, losses.total.detach()))
+            self._wait_for(self.streams[task.key].fetch_ahead)
         self.step += 1
         return sum(task.batch_size for task in visited)
 
-    def _train_on(self, task: TaskSpec) -> tuple[Losses, torch.Tensor]:
-        """One optimizer step on a task's next batch: its losses and the gradient's norm before clipping."""
+    def _wait_for(self, data: Callable[[], T]) -> T:
         asked = time.perf_counter()
-        batch = self.streams[task.key].next().to(self.ranks.device)
+        result = data()
         self.waited_s += time.perf_counter() - asked
-        self.optimizer.zero_grad(set_to_none=True)
+        return result
+
+    # Nothing from here to refuse_non_finite waits for a GPU: it is queued while earlier work is still going on.
+
+    def losses_on(self, task: TaskSpec, batch: Batch) -> Losses:
+        """The losses of a batch on the device, to be differentiated."""
+        torch.compiler.cudagraph_mark_step_begin()
         with self.ranks.autocast():
             prediction = self.parallel(batch, task.key)
         spec = task.dataset
         targets = make_targets(prediction.points, batch.segments, batch.labels, spec.num_classes, spec.class_aware)
-        losses = self.criteria[task.key](prediction, targets)
-        self._refuse_non_finite(losses, task, batch)
+        return self.criteria[task.key](prediction, targets)
+
+    def update(self, task: TaskSpec, losses: Losses) -> torch.Tensor:
+        """One optimizer step on a task's losses, then the EMA's; the gradient's norm before clipping."""
+        self.optimizer.zero_grad(set_to_none=True)
         (losses.total * (task.learning_rate / self.base_lr)).backward()
         max_norm = self.config.opt.clip_grad_norm or torch.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
         self.optimizer.step()
         self.ema.update(self.model)
-        return losses, grad_norm
+        return grad_norm
 
-    def _refuse_non_finite(self, losses: Losses, task: TaskSpec, batch: Batch) -> None:
-        """Raise TrainingError, before the weights are touched, if the loss of any rank is not finite."""
-        own, ranks = torch.isfinite(losses.total), self.ranks
-        if ranks.mean(own.float()) == 1:
+    def refuse_non_finite(self) -> None:
+        """Raise TrainingError if a loss since the last call was not finite on any rank, naming the first such step's
+        videos. Later ones follow from it; no checkpoint is written in between."""
+        unseen, self.unseen = self.unseen, []
+        if not unseen:  # on no rank: all tasks are paused
             return
+        finite = torch.stack([seen.loss for seen in unseen]).isfinite().tolist()
+        first = finite.index(False) if False in finite else len(unseen)
+        earliest = min(self.ranks.gather(first))
 
         def blame() -> None:
-            if not own:
-                ids = ", ".join(clip.video_id for clip in batch.clips)
+            if first == earliest < len(unseen):
+                task, step, ids, loss = unseen[first]
                 raise TrainingError(
-                    f"{task.key}: loss is {losses.total.item()} at step {self.step + 1} (epoch {self.epoch + 1}), "
-                    f"videos {ids}; look for NaN in their features, or lower the learning rate"
+                    f"{task}: loss is {loss.item()} at step {step + 1} (epoch {self.epoch + 1}), videos "
+                    f"{', '.join(ids)}; look for NaN in their features, or lower the learning rate"
                 )
 
-        ranks.agree(blame)
+        self.ranks.agree(blame)
 
     def take_scores(self, scores: dict[str, float]) -> bool:
         """Take an evaluation (average mAP a task) in; whether it is the best so far."""
