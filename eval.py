@@ -18,7 +18,6 @@ from libs.evaluation.report import score_table, score_tree
 from libs.evaluation.results import write_results
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
-from libs.training.compiling import compile_network
 from libs.training.distributed import Ranks, start_ranks
 from libs.training.evaluate import EvalSet, detect, score
 
@@ -54,9 +53,7 @@ def open_all(config: Config, tasks: list[TaskSpec], path: Path, ranks: Ranks) ->
         model.set_prompts(task.key, torch.from_numpy(load_prompts(task, config.model.text_dim)))
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
         eval_sets.append(EvalSet.open(task, annotations, task.test_split, config, ranks))
-    model = model.to(ranks.device).eval()
-    compile_network(model, config.run, ranks.device, training=False)
-    return model, eval_sets
+    return model.to(ranks.device).eval(), eval_sets
 
 
 @exit_on_user_error

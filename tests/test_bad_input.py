@@ -274,3 +274,56 @@ def test_a_full_disk_while_packing(tiny, run_script, monkeypatch):
 
 def test_a_pack_of_two_tasks(tiny, run_script):
     assert_one_line(*run_script("tools/pack_features.py", tiny / "tiny.yaml", "1-2", "x.h5")[::2], "one task")
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_without_enough_memory(tiny, run_script, monkeypatch, script, error):
+    from libs.modeling.uniav import UniAV
+
+    config = tiny / "tiny.yaml"
+    assert run_script("train.py", config, "--output", "first", "--tasks", "3", "--num_train_epochs", 1)[0] == 0
+
+    def full(self, batch, task):
+        raise error
+
+    monkeypatch.setattr(UniAV, "forward", full)
+    arguments = [tiny / "ckpt/tiny_first"] if script == "eval.py" else ["--output", "second"]
+    status, _, err = run_script(script, config, *arguments, "--tasks", "3")
+    assert status == 2
+    assert err.count("\n") == 1
+    for part in ("memory ran out", "batch_size", "run.precision=bf16", "run.checkpointing=true"):
+        assert part in err
+
+
+def test_other_runtime_errors_are_not_dressed_up(tiny, run_script, monkeypatch):
+    from libs.modeling.uniav import UniAV
+
+    def broken(self, batch, task):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(UniAV, "forward", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_script("train.py", tiny / "tiny.yaml", "--tasks", "3")
+
+
+def test_cuda_graphs_need_a_gpu(tiny, run_script, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", "--tasks", "3", "-o", "run.compile=cuda_graphs")
+    assert status == 2
+    assert "run.compile: cuda_graphs needs a GPU" in err
+    assert not (tiny / "ckpt").exists()
+
+
+def test_bf16_without_instructions_for_it_is_warned_of(tiny, run_script, monkeypatch):
+    monkeypatch.setattr("libs.training.distributed.has_bf16", lambda: False)
+    arguments = ["--tasks", "3", "--num_train_epochs", 1, "-o", "run.precision=bf16", "opt.warmup_epochs=0"]
+    status, out, err = run_script("train.py", tiny / "tiny.yaml", *arguments)
+    assert status == 0, err
+    assert "warning: run.precision is bf16, but this CPU has no instructions for it" in out

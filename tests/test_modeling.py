@@ -8,12 +8,14 @@ from libs.core.configfile import from_tree
 from libs.core.errors import CheckpointError, DataError
 from libs.core.types import Batch, Clip, Prediction, Targets, Video
 from libs.datasets.loaders import padded_length
+from libs.modeling.blocks import DropPath
 from libs.modeling.decode import decode, load_external_scores
 from libs.modeling.losses import Criterion
 from libs.modeling.points import make_points, make_targets
 from libs.modeling.published import published_name
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
+from libs.training.compiling import compile_network
 from libs.training.distributed import Ranks
 from tests import oracles
 from tests.conftest import tiny_tree
@@ -87,6 +89,49 @@ def test_bf16_is_near_and_its_outputs_are_float32(config, task):
     assert rough.logits.dtype == rough.offsets.dtype == torch.float32
     for x, y in ((exact.logits, rough.logits), (exact.offsets, rough.offsets)):
         assert 0 < (x - y).abs().max() < 0.1 * x.abs().max()
+
+
+def gradients_of(model, batch, task):
+    torch.manual_seed(1)  # of drop path
+    prediction = model(batch, task)
+    model.zero_grad()
+    (prediction.logits.square().sum() + prediction.offsets.sum()).backward()
+    return prediction, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same_training(model, other, batch, task):
+    """Outputs and gradients."""
+    (expected, gradients), (found, own) = (gradients_of(m, batch, task) for m in (model, other))
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.offsets, expected.offsets, atol=1e-5, rtol=1e-5)
+    assert own.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(own[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("compiled", ["inductor", "none"])
+def test_compiled_and_checkpointed_are_the_same(tmp_path, compiled):
+    """`inductor` compiles for a minute or so; checkpointing repeats what drop path drew."""
+    tree = tiny_tree(tmp_path)
+    tree["model"] |= {"backbone_arch": [1, 1, 1], "regression_range": [[0, 4], [4, 10000]]}
+    config = from_tree(tree | {"run": {"compile": compiled}})
+    model, other = make_model(config).train(), make_model(config).train()
+    if compiled == "none":
+        other.backbone.checkpointing = True
+    else:  # whose random numbers are its own
+        for drop_path in (m for net in (model, other) for m in net.modules() if isinstance(m, DropPath)):
+            drop_path.prob = 0.0
+        compile_network(other, config.run, torch.device("cpu"))
+        assert other.state_dict().keys() == model.state_dict().keys()
+    assert_same_training(model, other, make_batch([32, 20], 32), "TASK2")
+
+
+@torch.no_grad()
+def test_features_may_be_float16(config):
+    model, batch = make_model(config), make_batch([32, 20], 32)
+    half = replace(batch, visual=batch.visual.half(), audio=batch.audio.half())
+    same = replace(batch, visual=half.visual.float(), audio=half.audio.float())
+    assert torch.equal(model(half, "TASK2").logits, model(same, "TASK2").logits)
 
 
 @torch.no_grad()

@@ -275,7 +275,7 @@ class RunConfig(Section):
         "float32", description="of matrix products; with bf16 losses, norms, logits and offsets stay float32"
     )
     compile: Literal["none", "inductor", "cuda_graphs"] = Field(
-        "none", description="torch.compile of the network; cuda_graphs: replayed on a GPU without launches"
+        "none", description="of the network in training, by torch.compile; cuda_graphs: also replayed without launches"
     )
     checkpointing: bool = Field(
         False, description="keep no activations inside blocks for the backward pass: less memory, more time"

@@ -77,9 +77,9 @@ def memory_errors_explained() -> Iterator[None]:
         ) from None
 
 
-def _warn_of_slow_bf16() -> None:
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        print("warning: run.precision is bf16, but this CPU has no instructions for it: float32 is many times faster")
+def has_bf16() -> bool:
+    """Whether this CPU has instructions for bf16 products; without, they work, but take very long."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @contextmanager
@@ -99,8 +99,8 @@ def start_ranks(local_rank: int | None, precision: str) -> Iterator[Ranks]:
             raise ConfigError(f"rank {local} has no GPU, {torch.cuda.device_count()} found; start one process a GPU")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    if precision == "bf16" and device.type == "cpu" and int(os.environ.get("RANK", 0)) == 0:
-        _warn_of_slow_bf16()
+    if precision == "bf16" and device.type == "cpu" and int(os.environ.get("RANK", 0)) == 0 and not has_bf16():
+        print("warning: run.precision is bf16, but this CPU has no instructions for it: float32 is many times faster")
     if world == 1:
         with memory_errors_explained():
             yield Ranks(0, 1, device, precision)

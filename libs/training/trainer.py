@@ -102,8 +102,7 @@ class Trainer:
             for key, dataset in datasets_of.items()
         }
         model.backbone.checkpointing = config.run.checkpointing
-        compile_network(model, config.run, ranks.device, training=True)
-        compile_network(self.ema.model, config.run, ranks.device, training=False)
+        compile_network(model, config.run, ranks.device)
         self.parallel: nn.Module = model
         if ranks.world > 1:
             # Each task uses its own experts and offset head; the others' gradients must stay None.
