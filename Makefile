@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint bench clean
 install: .venv/installed
 
 .venv/installed: setup.py pyproject.toml requirements.txt $(wildcard libs/ops/csrc/*)
@@ -24,6 +24,11 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# The fast path beside the plain baseline on this machine, at the published setting: a table, and JSON in build/benchmarks.
+# Part of it: .venv/bin/python -m benchmarks --only train nms
+bench: install
+	$(BIN)/python -m benchmarks
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,6 +3,10 @@
 import math
 
 import numpy as np
+import torch
+
+from libs.core.config import TaskSpec
+from libs.core.types import Clip, Detections, Prediction
 
 
 def soft_nms(segments, scores, labels, *, method, multiclass, iou_threshold, sigma, min_score, max_seg_num):
@@ -41,6 +45,67 @@ def nms_iou(a, b):
     return inter / ((a[1] - a[0] + 1e-6) + (b[1] - b[0] + 1e-6) - inter)
 
 
+def soft_nms_torch(segments, scores, labels, *, sigma, min_score, max_seg_num):
+    """`soft_nms` (method soft, multiclass) of one video in PyTorch. Returns rows and decayed scores, best first."""
+    picks, decayed = [labels.new_zeros(0)], [scores.new_zeros(0)]
+    for label in labels.unique():
+        rows = (labels == label).nonzero()[:, 0]
+        current = scores[rows]
+        for _ in range(max_seg_num):
+            if len(rows) == 0:
+                break
+            best = current.argmax()
+            picks.append(rows[best, None])
+            decayed.append(current[best, None])
+            (start, end), (starts, ends) = segments[rows[best]], segments[rows].unbind(1)
+            inter = (torch.minimum(end, ends) - torch.maximum(start, starts)).clamp(min=0)
+            overlap = inter / ((end - start + 1e-6) + (ends - starts + 1e-6) - inter)
+            current = current * torch.exp(-overlap * overlap / sigma)
+            alive = current >= min_score
+            alive[best] = False
+            rows, current = rows[alive], current[alive]
+    decayed, order = torch.cat(decayed).sort(descending=True, stable=True)
+    return torch.cat(picks)[order][:max_seg_num], decayed[:max_seg_num]
+
+
+def plain_decode(prediction: Prediction, clips: tuple[Clip, ...], spec: TaskSpec) -> Detections:
+    """Detections video by video, level by level (method.md §7), with soft-NMS a class."""
+    config = spec.test_cfg
+    assert (config.nms_method, config.multiclass_nms) == ("soft", True), "the plain decoding knows soft-NMS a class"
+    results = []
+    for row, clip in enumerate(clips):
+        segments, scores, labels = [], [], []
+        first = 0
+        for size in prediction.level_sizes:
+            found = _level_candidates(prediction, row, slice(first, first + size), config)
+            for column, values in zip((segments, scores, labels), found, strict=True):
+                column.append(values.cpu())
+            first += size
+        segments, scores, labels = torch.cat(segments), torch.cat(scores), torch.cat(labels)
+        options = {"sigma": config.nms_sigma, "min_score": config.min_score, "max_seg_num": config.max_seg_num}
+        rows, scores = soft_nms_torch(segments, scores, labels, **options)
+        seconds = (segments[rows].double().numpy() * clip.feat_stride + 0.5 * clip.num_frames) / clip.fps
+        seconds = seconds.clip(0, clip.duration)
+        video = np.zeros(len(rows), np.int64)
+        results.append(Detections((clip.video_id,), video, seconds, scores.double().numpy(), labels[rows].numpy()))
+    return Detections.concat(results)
+
+
+def _level_candidates(prediction, row, level, config):
+    """Segments (N, 2), scores and labels (N,) of one video's level, before NMS."""
+    p = torch.sigmoid(prediction.logits[row, level]) * prediction.mask[row, level, None]  # (points, C)
+    offsets, points = prediction.offsets[row, level], prediction.points[level]
+    offsets = offsets.expand(-1, p.shape[1], -1)  # (points, C, 2)
+    point, label = (p > config.pre_nms_thresh).nonzero(as_tuple=True)
+    scores, order = p[point, label].sort(descending=True, stable=True)
+    order = order[: config.pre_nms_topk]
+    scores, point, label = scores[: config.pre_nms_topk], point[order], label[order]
+    (left, right), (time, _, _, stride) = offsets[point, label].unbind(1), points[point].unbind(1)
+    segments = torch.stack([time - left * stride, time + right * stride], dim=1)
+    kept = segments[:, 1] - segments[:, 0] > config.duration_thresh
+    return segments[kept], scores[kept], label[kept]
+
+
 def point_targets(points, segments, labels, num_classes, class_aware):
     """Loop over points and segments. Returns classes (P, C) and offsets (P, K, 2)."""
     classes = np.zeros((len(points), num_classes))
@@ -69,12 +134,15 @@ def average_precision(predictions, truth, tious):
     predictions: (video, start, end, score) in file order; truth: (video, start, end). Returns a list, one a tIoU.
     """
     order = sorted(range(len(predictions)), key=lambda i: (-predictions[i][3], -i))
+    of_video = {}
+    for j, (video, *_) in enumerate(truth):
+        of_video.setdefault(video, []).append(j)
     result = []
     for tiou in tious:
         taken, hits = set(), []
         for i in order:
             video, start, end, _ = predictions[i]
-            rivals = [(_tiou((start, end), g[1:]), j) for j, g in enumerate(truth) if g[0] == video]
+            rivals = [(_tiou((start, end), truth[j][1:]), j) for j in of_video.get(video, [])]
             rivals = [(overlap, j) for overlap, j in rivals if j not in taken and overlap >= tiou]
             hits.append(bool(rivals))
             if rivals:
@@ -90,6 +158,13 @@ def _tiou(a, b):
 
 
 def _area(hits, positives):
-    precisions = [sum(hits[: i + 1]) / (i + 1) for i in range(len(hits))]
-    recalls = [0.0] + [sum(hits[: i + 1]) / positives for i in range(len(hits))]
-    return sum((recalls[i + 1] - recalls[i]) * max(precisions[i:]) for i in range(len(hits)))
+    found, precisions, recalls = 0, [], [0.0]
+    for i, hit in enumerate(hits):
+        found += hit
+        precisions.append(found / (i + 1))
+        recalls.append(found / positives)
+    area, highest = 0.0, 0.0
+    for i in reversed(range(len(hits))):
+        highest = max(highest, precisions[i])
+        area += (recalls[i + 1] - recalls[i]) * highest
+    return area

@@ -34,8 +34,9 @@ def diou_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """The sum where the mask is on; not values[mask], whose size a GPU would have to tell the host first."""
-    return values.where(mask, 0).sum()
+    """The sum where the mask is on. Not values[mask], whose size a GPU would have to tell the host first, nor where(),
+    which would copy its 0 there."""
+    return values.masked_fill(~mask, 0).sum()
 
 
 class Losses(NamedTuple):
