@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -141,3 +141,14 @@ class Detections:
         order = np.argsort(video, kind="stable")
         rows = (self.segments[order], self.scores[order], self.labels[order])
         return Detections(tuple(video_ids), video[order], *rows)
+
+
+class Event(NamedTuple):
+    """One detected event of one video, for people: start and end in seconds, score in [0, 1]."""
+
+    task: str  # the task's key, TASK1, …
+    task_type: str  # TAL, AVEL, SED, …
+    label: str
+    start: float
+    end: float
+    score: float
