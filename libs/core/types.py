@@ -31,6 +31,8 @@ class Video:
 
     def without_repeats(self) -> Video:
         """Leave out annotations that equal an earlier one: same label, both ends within 1e-3 s (method.md §2)."""
+        if len(self.labels) < 2:
+            return self
         kept: list[int] = []
         for i, (segment, label) in enumerate(zip(self.segments, self.labels, strict=True)):
             same = [j for j in kept if self.labels[j] == label]

@@ -51,7 +51,9 @@ def score_detections(
     known = labels[column] == detections.labels if len(labels) else np.zeros(len(column), bool)
     rows = np.flatnonzero(known)[::-1]
     rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
-    rows = rows[np.argsort(column[rows], kind="stable")]
+    # In 16 bits numpy sorts by counting, several times faster.
+    short = column[rows].astype(np.uint16 if len(labels) <= 2**16 else np.int64)
+    rows = rows[np.argsort(short, kind="stable")]
 
     hits = _match(
         video[rows] * len(labels) + column[rows],
@@ -116,10 +118,13 @@ def segment_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def interpolated_ap(hits: np.ndarray, positives: int) -> np.ndarray:
-    """Area under the monotone precision-recall curve, (K,). hits (N, K) bool in falling score."""
-    found = np.cumsum(hits, axis=0)
-    precision = found / np.arange(1, len(hits) + 1)[:, None]
-    recall = found / positives
-    highest_after = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    gained = np.diff(recall, axis=0, prepend=0.0)
-    return (gained * highest_after).sum(axis=0)
+    """Area under the monotone precision-recall curve, (K,). hits (N, K) bool in falling score.
+
+    Recall rises at hits alone, and precision is nowhere higher than at the next one: only they are looked at.
+    """
+    areas = np.zeros(hits.shape[1])
+    for k in range(hits.shape[1]):
+        places = np.flatnonzero(hits[:, k])
+        precision = np.arange(1, len(places) + 1) / (places + 1)
+        areas[k] = np.maximum.accumulate(precision[::-1]).sum() / positives
+    return areas

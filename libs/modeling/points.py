@@ -34,16 +34,15 @@ def make_targets(points: Tensor, segments: Tensor, labels: Tensor, num_classes: 
     claims = (sides.amin(-1) > 0) & (farther >= low) & (farther <= high) & (labels >= 0)[:, None]  # (B, P, N)
     sides = sides / stride[..., None]
     if class_aware:
-        column = labels.clamp(min=0)[:, None].expand(claims.shape)  # (B, P, N)
-        classes = points.new_zeros(len(segments), len(points), num_classes)
+        # Of the claims of one class on a point the latest counts; the others go to a column of their own, cut off here.
+        later = torch.ones(labels.shape[1], labels.shape[1], dtype=torch.bool, device=labels.device).triu(1)  # (N, N)
+        rivals = (labels[:, :, None] == labels[:, None]) & later  # (B, N, N): is the second a later one of that class?
+        beaten = (claims.to(sides.dtype) @ rivals.mT.to(sides.dtype)) > 0  # (B, P, N)
+        column = labels[:, None].expand(claims.shape).masked_fill(~claims | beaten, num_classes)  # (B, P, N)
+        classes = points.new_zeros(len(segments), len(points), num_classes + 1).scatter_(2, column, 1)
         offsets = points.new_zeros(*classes.shape, 2)
-        for n in range(labels.shape[1]):  # in order: the later annotation of a class wins
-            own = column[..., n : n + 1]
-            pair = own[..., None].expand(-1, -1, -1, 2)
-            claimed = claims[..., n : n + 1]
-            classes.scatter_(2, own, classes.gather(2, own).masked_fill(claimed, 1))
-            offsets.scatter_(2, pair, sides[:, :, n : n + 1].where(claimed[..., None], offsets.gather(2, pair)))
-        return Targets(classes, offsets)
+        offsets.scatter_(2, column[..., None].expand(-1, -1, -1, 2), sides)
+        return Targets(classes[..., :-1], offsets[..., :-1, :])
     lengths = (segments[..., 1] - segments[..., 0])[:, None].expand(claims.shape)
     lengths = lengths.masked_fill(~claims, torch.inf)  # (B, P, N)
     shortest, which = lengths.min(dim=2, keepdim=True)
