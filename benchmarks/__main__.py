@@ -1,0 +1,88 @@
+"""Measure the fast path and the plain baseline on this machine, after a check that both compute the same.
+
+python -m benchmarks                         # everything, on the GPU if there is one
+python -m benchmarks --only train nms        # the cases whose names begin so
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks import data, evaluation, memory, network, nms
+from benchmarks.case import Case, Setting
+from benchmarks.machine import describe, matmul_rates, slug
+from benchmarks.report import as_tree, head, loader_note, table
+from benchmarks.runner import Result, run_cases
+from libs.core.configfile import load_config
+from libs.core.errors import ConfigError, exit_on_user_error
+from libs.core.files import write_json
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs/multi_task_anet_unav_dcase.yaml"
+FOLDER = Path("build/benchmarks")  # not under version control
+
+
+def all_cases(setting: Setting) -> dict[str, Callable[[], Case]]:
+    return {
+        name: build for part in (network, nms, evaluation, data, memory) for name, build in part.cases(setting).items()
+    }
+
+
+def choose(builders: dict[str, Callable[[], Case]], only: list[str] | None) -> dict[str, Callable[[], Case]]:
+    """The cases whose names begin with one of `only`; all for None. Raises ConfigError where one names nothing."""
+    for start in only or []:
+        if not any(name.startswith(start) for name in builders):
+            raise ConfigError(f"--only {start}: no such case; choose from {', '.join(builders)}")
+    return {name: build for name, build in builders.items() if only is None or name.startswith(tuple(only))}
+
+
+def run(setting: Setting, builders: dict[str, Callable[[], Case]], repeats: int | None, out: Path | None) -> int:
+    """Measure, print the table, write the JSON. Returns the exit status: 1 if results differ or a case fails."""
+    about, rates = describe(setting), matmul_rates(setting)
+    out = out or FOLDER / f"{slug(about)}.json"
+    print(head(about, rates), flush=True)
+
+    def notes(results: list[Result]) -> list[str]:
+        return setting.left_out + loader_note(results, setting.config.tasks)
+
+    def write(results: list[Result]) -> None:  # after each case, so that what was measured survives
+        write_json(out, as_tree(results, about, rates, notes(results)))
+
+    results = run_cases(builders, setting.device, repeats, after_each=write)
+    print(f"\n{table(results, published=not setting.on_gpu)}\n")
+    for note in notes(results):
+        print(note)
+    print(f"written to {out}")
+    failures = [f"{result.name}: {failure}" for result in results for failure in result.failures.values()]
+    for failure in failures:
+        print(f"FAILED: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+@exit_on_user_error
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose names begin with one of these")
+    parser.add_argument("--json", type=Path, metavar="OUT", help=f"default: {FOLDER}/<CPU or GPU>.json")
+    parser.add_argument("--repeats", type=int, metavar="N", help="default: as a case's cost allows")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--compile",
+        nargs="*",
+        choices=("inductor", "cuda_graphs"),
+        help="measure the network compiled in these ways too; default: cuda_graphs on a GPU, none on a CPU",
+    )
+    args = parser.parse_args()
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False  # "float32" means it, also of the plain baseline's convolutions
+    compiled = args.compile if args.compile is not None else ["cuda_graphs"] if args.device == "cuda" else []
+    setting = Setting(load_config(CONFIG, []), torch.device(args.device), compiled=tuple(compiled))
+    sys.exit(run(setting, choose(all_cases(setting), args.only), args.repeats, args.json))
+
+
+if __name__ == "__main__":
+    main()

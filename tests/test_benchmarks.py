@@ -1,0 +1,99 @@
+"""The benchmark itself, on tiny cases: it measures, reports, and refuses what differs."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from benchmarks.__main__ import all_cases, choose, run
+from benchmarks.case import Case, Measured, NetworkVariant, Setting, Sizes, Variant
+from benchmarks.memory import train
+from benchmarks.runner import run_case
+from libs.core.configfile import from_tree
+from libs.core.errors import ConfigError
+from tests.conftest import tiny_tree
+
+CPU = torch.device("cpu")
+TINY = Sizes(
+    nms_segments=200,
+    nms_classes=5,
+    nms_videos=2,
+    eval_videos=20,
+    eval_detections=10,
+    eval_classes=3,
+    loader_videos=8,
+    matmul=64,
+)
+
+
+@pytest.fixture
+def setting(tmp_path):
+    return Setting(from_tree(tiny_tree(tmp_path)), CPU, TINY)
+
+
+def test_every_case(setting, tmp_path, capsys):
+    """All cases but the one that starts processes, once each."""
+    builders = all_cases(setting)
+    memory = builders.pop("memory")
+    assert run(setting, builders, 1, tmp_path / "out.json") == 0
+    out = capsys.readouterr().out
+    tree = json.loads((tmp_path / "out.json").read_text())
+    assert [case["name"] for case in tree["cases"]] == list(builders)
+    for case in tree["cases"]:
+        assert case["title"] in out
+        assert case["values"].keys() == {"plain", *case["errors"]}
+        assert all(value > 0 for values in case["values"].values() for value in values)
+    assert "loading TAL" in out
+    assert {"cpu", "cores", "torch", "date"} <= tree["machine"].keys()
+    assert tree["matmul_gflops"]["float32"] > 0
+    assert memory().once == ("plain", *(variant.name for variant in memory().variants))
+
+
+def test_what_the_memory_case_does_in_its_processes(setting):
+    (plain, expected), (fast, losses) = train(setting, None), train(setting, NetworkVariant("float32"))
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert 0.1 < plain <= fast < 10
+
+
+def case_of(plain, fast, **options) -> Case:
+    return Case("a case", "s", plain, [Variant("fast", fast, lambda x, y: abs(x - y), 0.1)], **options)
+
+
+def fails():
+    raise RuntimeError("no kernel")
+
+
+def test_what_differs_or_fails_is_not_measured(setting, tmp_path, capsys):
+    """But the rest is, and the exit status tells."""
+    good, bad, broken = (case_of(lambda: 1.0, fast) for fast in (lambda: 1.05, lambda: 2.0, fails))
+    bad = replace(bad, variants=bad.variants + [replace(good.variants[0], name="other")])
+    builders = {"good": lambda: good, "bad": lambda: bad, "broken": lambda: broken}
+    assert run(setting, builders, 1, tmp_path / "out.json") == 1
+    captured = capsys.readouterr()
+    assert "FAILED: bad: fast: Mismatch: differs from the plain baseline by 1, more than 0.1" in captured.err
+    assert "FAILED: broken: fast: RuntimeError: no kernel" in captured.err
+    assert captured.out.count("FAILED") == 2
+    cases = json.loads((tmp_path / "out.json").read_text())["cases"]
+    assert [list(case["values"]) for case in cases] == [["plain", "fast"], ["plain", "other"], ["plain"]]
+
+
+def test_nan_is_a_different_result():
+    assert run_case("nan", lambda: case_of(lambda: 1.0, lambda: float("nan")), CPU).failures
+
+
+def test_measured_values_and_gains():
+    closed = []
+    case = case_of(partial(Measured, 2.0, 0.0), partial(Measured, 8.0, 0.0), close=lambda: closed.append(True))
+    for more_is_better, gain in ((True, 4.0), (False, 0.25)):
+        result = run_case("a", lambda more=more_is_better: replace(case, more_is_better=more), CPU, repeats=3)
+        assert result.values == {"plain": [2.0] * 3, "fast": [8.0] * 3}
+        assert result.gain("fast", result.median("plain")) == gain
+    assert closed == [True, True]
+
+
+def test_choice(setting):
+    assert set(choose(all_cases(setting), ["nms", "map"])) == {"nms-1", "nms-2", "map"}
+    with pytest.raises(ConfigError, match="--only nothing: no such case; choose from train-TAL"):
+        choose(all_cases(setting), ["nothing"])

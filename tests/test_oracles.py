@@ -1,0 +1,148 @@
+"""The plain baseline and the fast path are two ways of computing the same."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from libs.core.configfile import from_tree
+from libs.core.types import Batch
+from libs.modeling.decode import decode
+from libs.training.distributed import Ranks
+from libs.training.optimizer import set_lr
+from libs.training.trainer import Trainer
+from tests import golden, oracles
+from tests.conftest import ROOT, tiny_tree
+from tests.oracles_network import PlainTraining, drop, plain_forward
+from tests.test_modeling import make_batch, make_model
+
+TASKS = ("TASK1", "TASK2", "TASK3")
+GOLDEN = ROOT / "tests/golden_data"
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Drop path draws, but never drops, so that two implementations agree in training."""
+    return from_tree(tiny_tree(tmp_path) | {"model": tiny_tree(tmp_path)["model"] | {"drop_path": 1e-30}})
+
+
+def same_outputs(found, expected, tolerance=1e-5):
+    valid = expected.mask
+    assert torch.equal(found.mask, valid)
+    assert torch.equal(found.points, expected.points)
+    assert found.level_sizes == expected.level_sizes
+    for x, y in ((found.logits, expected.logits), (found.offsets, expected.offsets)):
+        torch.testing.assert_close(x[valid], y[valid], atol=tolerance, rtol=tolerance)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("lengths", "padded"), [([32, 20, 9, 1], 32), ([8, 5], 12), ([50, 40], 52)])
+@pytest.mark.parametrize("training", [True, False])
+def test_forward(config, task, lengths, padded, training):
+    """Clips as long as max_seq_len, shorter, and longer than the position table."""
+    model, batch = make_model(config).train(training), make_batch(lengths, padded)
+    same_outputs(model(batch, task), plain_forward(model, batch, task))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("forward_*.npz")), ids=lambda path: path.stem)
+def test_golden_forward(path):
+    """The published network's numbers."""
+    task, data = path.stem.split("_")[1], np.load(path)
+    config = golden.small_config(GOLDEN, official_pos_embd=path.stem.endswith("official_pe"))
+    model = golden.small_model(GOLDEN, config).eval()
+    prediction = plain_forward(model, golden.read_batch(data, "", task, config), task)
+    for i, (logits, offsets) in enumerate(
+        zip(*(x.split(prediction.level_sizes, dim=1) for x in (prediction.logits, prediction.offsets)), strict=True)
+    ):
+        assert golden.error(logits, data[f"level{i}_cls_logits"]) < golden.FORWARD_TOLERANCE
+        expected = data[f"level{i}_offsets"]
+        assert golden.error(offsets.flatten(2).transpose(1, 2), expected) < golden.FORWARD_TOLERANCE
+
+
+@torch.no_grad()
+def test_drop_path_drops_whole_samples(config):
+    """And leaves the expectation."""
+    x = torch.ones(2000, 3, 4)
+    dropped = drop(x, 0.25)
+    assert dropped.mean() == pytest.approx(1, abs=0.05)
+    assert all(len(sample.unique()) == 1 for sample in dropped)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_decode(config, task):
+    spec, batch = config.tasks[task], make_batch([32, 20, 9, 1], 32)
+    settings = spec.test_cfg.model_copy(update={"pre_nms_topk": 30, "max_seg_num": 15})
+    spec = spec.model_copy(update={"test_cfg": settings})
+    with torch.no_grad():
+        prediction = make_model(config)(batch, task)
+    found, expected = decode(prediction, batch.clips, spec), oracles.plain_decode(prediction, batch.clips, spec)
+    assert found.video_ids == expected.video_ids
+    for column in ("video", "labels"):
+        np.testing.assert_array_equal(getattr(found, column), getattr(expected, column))
+    for column in ("segments", "scores"):
+        np.testing.assert_allclose(getattr(found, column), getattr(expected, column), atol=1e-5)
+
+
+def test_soft_nms_in_pytorch():
+    """Against the pure Python lists."""
+    rng = np.random.default_rng(0)
+    start, scores, labels = (
+        rng.uniform(0, 50, 200),
+        rng.uniform(0, 1, 200).astype(np.float32),
+        rng.integers(4, size=200),
+    )
+    segments = np.stack([start, start + rng.uniform(0.5, 20, 200)], axis=1).astype(np.float32)
+    options = {"sigma": 0.4, "min_score": 0.01, "max_seg_num": 20}
+    expected = oracles.soft_nms(segments, scores, labels, method="soft", multiclass=True, iou_threshold=0.7, **options)
+    rows, kept = oracles.soft_nms_torch(*(torch.from_numpy(x) for x in (segments, scores, labels)), **options)
+    assert rows.tolist() == [row for row, _ in expected]
+    np.testing.assert_allclose(kept, [score for _, score in expected], atol=1e-5)
+
+
+def with_events(batch: Batch, num_classes: int) -> Batch:
+    """Three random events a clip, but none in the last."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.rand(len(batch.clips), 3, generator=generator) * 20
+    segments = torch.stack([start, start + 1 + 10 * torch.rand(start.shape, generator=generator)], dim=-1)
+    labels = torch.randint(num_classes, start.shape, generator=generator)
+    labels[-1] = -1
+    return replace(batch, segments=segments, labels=labels)
+
+
+class NoClips:
+    """Stands for a task's clips where batches are given."""
+
+    def __init__(self, task):
+        self.task = task
+
+    def __len__(self):
+        return self.task.batch_size
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("loss_weight", [1.0, 0.0])
+def test_training_steps(config, task, loss_weight):
+    """Losses, gradient norms and weights of two steps."""
+    spec = config.tasks[task]
+    spec = spec.model_copy(update={"train_cfg": spec.train_cfg.model_copy(update={"loss_weight": loss_weight})})
+    config = config.model_copy(update={"tasks": {**config.tasks, task: spec}})
+    model = make_model(config).train()
+    plain = PlainTraining(copy.deepcopy(model), config)
+    tasks = list(config.tasks.values())
+    fast = Trainer(config, tasks, model, [NoClips(t) for t in tasks], Ranks(0, 1, torch.device("cpu")))
+    set_lr(fast.optimizer, lambda base: base)
+    batch = with_events(make_batch([32, 20, 9, 1], 32), spec.dataset.num_classes)
+    for _ in range(2):
+        expected = plain.losses_on(spec, batch)
+        losses = fast.losses_on(spec, batch)
+        torch.testing.assert_close(torch.stack(losses), torch.stack(expected), rtol=1e-5, atol=1e-6)
+        norm, expected = fast.update(spec, losses), plain.update(spec, expected)
+        torch.testing.assert_close(norm, expected, rtol=1e-4, atol=1e-6)
+    averages = dict(fast.ema.model.named_parameters())
+    for name, parameter in plain.model.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name), parameter, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(averages[name], plain.ema[name], rtol=1e-3, atol=1e-4, msg=name)
