@@ -21,6 +21,10 @@ class CheckpointError(UserError):
     """A checkpoint cannot be read or does not fit the network."""
 
 
+class MediaError(UserError):
+    """A video or sound file cannot be read."""
+
+
 class TrainingError(UserError):
     """Training cannot go on, for example because a loss is not finite."""
 

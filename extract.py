@@ -1,0 +1,119 @@
+"""Features of your own videos: files -> windows -> encoder -> a folder in the published layout, or an HDF5 pack.
+
+python extract.py clips/ --encoder builtin --out data/mine/av_features
+python extract.py 'talks/**/*.mp4' @more.txt --encoder hf:openai/clip-vit-base-patch32,builtin --out mine.h5
+torchrun --nproc_per_node 4 extract.py clips/ --encoder one-peace --out features
+
+What was done before is not done again. Exit status 1 if a video failed; the others are there.
+"""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from libs.core.errors import UserError, exit_on_user_error
+from libs.media.encoders import CHOICES
+from libs.media.many import Outcome, Plan, Worker, extract_all, find_videos, my_share
+from libs.media.reading import import_av
+from libs.media.store import SUFFIXES
+from libs.media.windows import STRIDES
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("videos", nargs="+", metavar="VIDEOS", help="files, folders, globs, lists (@FILE or FILE.txt)")
+    parser.add_argument("--encoder", default="builtin", help=f"{CHOICES} (default: builtin)")
+    parser.add_argument("--out", required=True, type=Path, help="a folder, or a file that ends in .h5")
+    parser.add_argument(
+        "--stride", type=int, default=STRIDES[0], choices=STRIDES, help="frames of 1/16 s between windows (default: 4)"
+    )
+    parser.add_argument("--prefix", default="", help="what precedes names in a folder, such as v_")
+    parser.add_argument(
+        "--suffixes", nargs=2, default=SUFFIXES, metavar=("VISUAL", "AUDIO"), help="what follows names in a folder"
+    )
+    parser.add_argument(
+        "--video-stream", type=int, metavar="N", help="index in the file (default: the container's best)"
+    )
+    parser.add_argument(
+        "--audio-stream", type=int, metavar="N", help="index in the file (default: the container's best)"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="videos at once (default: a core each with builtin, else 1)"
+    )
+    return parser.parse_args()
+
+
+def share_cores(asked: int | None, encoder: str, jobs: int) -> tuple[int, int]:
+    """Processes, and the threads of the decoder in each."""
+    if asked is not None and asked < 1:
+        raise UserError(f"--workers {asked}: expected at least 1")
+    cores = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    workers = max(1, min(asked or (cores if encoder == "builtin" else 1), jobs))
+    return workers, max(1, cores // workers)
+
+
+class Report:
+    """The progress bar, and the summary at the end."""
+
+    def __init__(self, total: int):
+        self.start, self.media_s, self.done, self.failed = time.perf_counter(), 0.0, 0, []
+        rank = os.environ.get("RANK", "0")
+        self.who = f"rank {rank}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        self.bar = tqdm(total=total, unit="video", disable=None if rank == "0" else True)
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.error:
+            self.failed.append(outcome.error)
+        else:
+            self.done, self.media_s = self.done + 1, self.media_s + outcome.duration
+        for note in outcome.notes:
+            self.bar.write(f"{outcome.job.path}: {note}", file=sys.stderr)
+        self.bar.set_postfix_str(f"{self.speed:.1f} x real time")
+        self.bar.update()
+
+    @property
+    def speed(self) -> float:
+        return self.media_s / (time.perf_counter() - self.start)
+
+    def close(self, before: int) -> None:
+        self.bar.close()
+        seconds = time.perf_counter() - self.start
+        for line in self.failed:
+            print(f"failed: {line}", file=sys.stderr)
+        rate = f"{self.done / seconds:.1f} videos/s, {self.speed:.1f} x real time"
+        print(
+            f"{self.who}{self.done} videos, {self.media_s:.0f} s of media, in {seconds:.1f} s: {rate}; "
+            f"{before} were done before, {len(self.failed)} failed"
+        )
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
+    import_av()  # where it is missing, say so once
+    jobs, problems = find_videos(args.videos)
+    jobs = my_share(jobs)
+    plan = Plan(
+        args.encoder, args.stride, args.out, args.prefix, tuple(args.suffixes), args.video_stream, args.audio_stream
+    )
+    worker = Worker(plan)
+    left = [job for job in jobs if not worker.store.has(job.name)]
+    workers, threads = share_cores(args.workers, args.encoder, len(left))
+    worker.plan = replace(plan, threads=threads)
+    report = Report(len(left))
+    if os.environ.get("RANK", "0") == "0":
+        report.failed += problems
+    for outcome in extract_all(left, worker, workers):
+        report.add(outcome)
+    worker.store.finish()
+    report.close(len(jobs) - len(left))
+    sys.exit(1 if report.failed else 0)
+
+
+if __name__ == "__main__":
+    main()

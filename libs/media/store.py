@@ -1,0 +1,201 @@
+"""Where extracted features go: a folder in the published layout, or an HDF5 pack; both as libs/datasets/features.py
+reads them, and both saying which encoder and windows made them, so that no others mix in.
+
+Nothing half-written is ever taken as done: files take their names when they are whole.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from libs.core.errors import UserError
+from libs.core.files import make_folder, replacing
+from libs.core.npy import read_array
+from libs.media.encoders import Encoder
+from libs.media.windows import FRAME_RATE_HZ, WINDOW_FRAMES
+
+MADE_BY = "encoder.json"
+SUFFIXES = ("_one_peace_video_finetune", "_one_peace_audio")  # the published layout's, whatever the encoder
+PACK_SUFFIXES = (".h5", ".hdf5")
+MODALITIES = ("visual", "audio")
+MAX_FLOAT16 = 65504.0
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """What made the features: only equal ones go together."""
+
+    encoder: str
+    visual_dim: int
+    audio_dim: int
+    stride: int
+    num_frames: int = WINDOW_FRAMES
+    fps: int = FRAME_RATE_HZ
+
+    @staticmethod
+    def of(encoder: Encoder, stride: int) -> "MadeBy":
+        return MadeBy(encoder.name, encoder.visual_dim, encoder.audio_dim, stride)
+
+    def refuse_other(self, place: Path) -> None:
+        """Raises UserError unless what lies in a place says that the same made it."""
+        found, mine = read_made_by(place), asdict(self)
+        if found is None:
+            raise UserError(f"{place}: holds features that do not say what made them; choose another --out")
+        if other := [key for key in mine if found.get(key) != mine[key]]:
+            said = ", ".join(f"{key} {found.get(key)}, now {mine[key]}" for key in other)
+            raise UserError(f"{place}: holds other features ({said}); choose another --out")
+
+
+def read_made_by(place: Path) -> dict | None:
+    """What a folder's encoder.json or a pack's attributes say of its features, as MadeBy's fields; None: nothing.
+
+    Raises UserError on a pack that cannot be read.
+    """
+    if place.suffix in PACK_SUFFIXES:
+        with _reading(place) as pack:
+            return {
+                key: getattr(value, "item", lambda value=value: value)() for key, value in pack.attrs.items()
+            } or None
+    try:
+        tree = json.loads((place / MADE_BY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return tree if isinstance(tree, dict) else None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(path, "r") as pack:
+            yield pack
+    except (OSError, KeyError) as error:
+        raise UserError(f"{path}: not a readable HDF5 pack ({error}); choose another --out") from None
+
+
+class NpyStore:
+    """The published layout: {prefix}{name}{suffix}.npy in float16, and encoder.json."""
+
+    def __init__(self, folder: Path, made_by: MadeBy, prefix: str = "", suffixes: tuple[str, str] = SUFFIXES):
+        self.folder, self.prefix, self.suffixes = folder, prefix, suffixes
+        for part in (prefix, *suffixes):
+            if "/" in part or "\0" in part:
+                raise UserError(f"{part!r}: a prefix or suffix of file names, expected no /")
+        if suffixes[0] == suffixes[1]:
+            raise UserError(f"{suffixes[0]!r}: visual and audio features would get the same file name")
+        make_folder(folder)
+        note = folder / MADE_BY
+        if note.exists() or any(next(folder.glob(f"*{glob_safe(suffix)}.npy"), None) for suffix in suffixes):
+            made_by.refuse_other(folder)
+        else:
+            with replacing(note) as temporary:
+                temporary.write_text(json.dumps(asdict(made_by), indent=1) + "\n", encoding="utf-8")
+
+    def paths(self, name: str) -> tuple[Path, Path]:
+        visual, audio = (self.folder / f"{self.prefix}{name}{suffix}.npy" for suffix in self.suffixes)
+        return visual, audio
+
+    def has(self, name: str) -> bool:
+        return all(path.exists() for path in self.paths(name))
+
+    def write(self, name: str, visual: np.ndarray, audio: np.ndarray) -> None:
+        for path, features in zip(self.paths(name), (visual, audio), strict=True):
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, _halved(features))
+
+    def names(self) -> list[str]:
+        """All that is there, whole."""
+        end = f"{self.suffixes[0]}.npy"
+        found = (path.name for path in self.folder.glob(f"*{glob_safe(end)}"))
+        names = (name[len(self.prefix) : -len(end)] for name in found if name.startswith(self.prefix))
+        return sorted(name for name in names if self.has(name))
+
+    def finish(self) -> None:
+        pass
+
+
+class PackStore:
+    """One HDF5 file, visual/<name> and audio/<name>. Features gather in OUT.h5.parts and are added all at once at the
+    end: an interrupted run goes on, several processes do not disturb each other."""
+
+    def __init__(self, path: Path, made_by: MadeBy):
+        self.path, self.made_by = path, made_by
+        self.packed = self._packed()
+        self.parts = NpyStore(path.with_name(f"{path.name}.parts"), made_by)
+
+    def _packed(self) -> frozenset[str]:
+        """The names in the pack; empty where there is none yet. Raises UserError where something else made it."""
+        if not self.path.exists():
+            return frozenset()
+        self.made_by.refuse_other(self.path)
+        with _reading(self.path) as pack:
+            return frozenset(pack["visual"]) & frozenset(pack["audio"])
+
+    def has(self, name: str) -> bool:
+        return name in self.packed or self.parts.has(name)
+
+    def write(self, name: str, visual: np.ndarray, audio: np.ndarray) -> None:
+        self.parts.write(name, visual, audio)
+
+    def finish(self) -> None:
+        """Add the parts to a copy of the pack, which then takes its place."""
+        with _locked(self.path.parent):
+            if names := self.parts.names():
+                with replacing(self.path) as temporary:
+                    if self.path.exists():
+                        shutil.copyfile(self.path, temporary)
+                    self._add(temporary, names)
+            for name in names:
+                for path in self.parts.paths(name):
+                    path.unlink(missing_ok=True)
+            with suppress(OSError):  # another process has put something into it meanwhile
+                (self.parts.folder / MADE_BY).unlink(missing_ok=True)
+                self.parts.folder.rmdir()
+
+    def _add(self, path: Path, names: list[str]) -> None:
+        with h5py.File(path, "a") as pack:
+            pack.attrs.update(asdict(self.made_by))
+            for name in names:
+                for modality, part in zip(MODALITIES, self.parts.paths(name), strict=True):
+                    group = pack.require_group(modality)
+                    if name not in group:
+                        group[name] = read_array(part, "features (T, width)")
+
+
+Store = NpyStore | PackStore
+
+
+def open_store(out: Path, made_by: MadeBy, prefix: str = "", suffixes: tuple[str, str] = SUFFIXES) -> Store:
+    """A pack where `out` ends in .h5 or .hdf5 (its names have no prefix), else a folder. Raises UserError where it
+    cannot be written to, or holds the features of another encoder or of other windows."""
+    if out.suffix in PACK_SUFFIXES:
+        return PackStore(out, made_by)
+    return NpyStore(out, made_by, prefix, suffixes)
+
+
+def glob_safe(text: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
+
+
+def _halved(features: np.ndarray) -> np.ndarray:
+    """float16, half the size and precise enough, unless numbers are too large for it."""
+    small = np.abs(features).max(initial=0) <= MAX_FLOAT16
+    return features.astype(np.float16) if small else features
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
