@@ -1,0 +1,82 @@
+"""A visit to a page in a browser, and a clip that every browser plays."""
+
+import math
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required", "--mute-audio"),
+]
+SHOTS = os.environ.get("SHOTS")
+DURATION_S = 12.0
+FPS = 10
+SOUND_HZ = 48_000
+
+
+class Visit:
+    """A page that was opened, all that it asked for, and all that it complained of."""
+
+    def __init__(self, browser, url: str, **context):
+        self.context = browser.new_context(viewport={"width": 1280, "height": 800}, **context)
+        self.page = self.context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.goto(url)
+
+    def bars(self):
+        return self.page.locator(".bar:visible")
+
+    def lanes(self):
+        return self.page.locator(".lane:visible")
+
+    def set(self, slider: str, value: float) -> None:
+        self.page.locator(f"#{slider}").fill(str(value))
+
+    def player(self, what: str):
+        return self.page.evaluate(f"document.getElementById('player').{what}")
+
+    def wait(self, condition: str, timeout_s: float = 10) -> None:
+        """Until the condition on the player holds."""
+        script = f"() => {{ const player = document.getElementById('player'); return {condition}; }}"
+        self.page.wait_for_function(script, timeout=1000 * timeout_s)
+
+    def shot(self, name: str) -> None:
+        if SHOTS:
+            Path(SHOTS).mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=Path(SHOTS) / f"{name}.png")
+
+
+def write_clip(path: Path) -> None:
+    """Moving colours in VP8 and a beep a second in Opus, in a WebM file."""
+    import av  # an extra
+
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("libvpx", rate=FPS, options={"deadline": "realtime", "cpu-used": "8"})
+        video.width, video.height, video.pix_fmt = 320, 180, "yuv420p"
+        audio = file.add_stream("libopus", rate=SOUND_HZ, layout="mono")
+        y, x = np.mgrid[:180, :320]
+        for i in range(round(DURATION_S * FPS)):
+            disc = np.hypot(x - 160 - 100 * math.cos(i / 15), y - 90 - 50 * math.sin(i / 10)) < 28
+            picture = np.stack([x * 0.5 + disc * 95, y * 0.8 + disc * 60, np.full(x.shape, 90 + i % 60)], axis=-1)
+            file.mux(video.encode(av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")))
+        time_s = np.arange(round(DURATION_S * SOUND_HZ)) / SOUND_HZ
+        sound = (0.5 * np.sin(2 * np.pi * 440 * time_s) * np.exp(-6 * (time_s % 1))).astype(np.float32)
+        for start in range(0, sound.size, 960):
+            frame = av.AudioFrame.from_ndarray(sound[None, start : start + 960], format="flt", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = SOUND_HZ, start, Fraction(1, SOUND_HZ)
+            file.mux(audio.encode(frame))
+        file.mux(video.encode())
+        file.mux(audio.encode())
+
+
+def beeps(duration_s: float, number: int = 1200) -> np.ndarray:
+    time_s = np.arange(number) * duration_s / number
+    return (0.1 + 0.4 * np.abs(np.sin(time_s * 0.7))) * np.exp(-3 * (time_s % 1))
