@@ -20,6 +20,7 @@ from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
 from libs.training.distributed import Ranks, start_ranks
 from libs.training.evaluate import EvalSet, detect, score
+from libs.training.made_by import refuse_other_features
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,6 +52,7 @@ def open_all(config: Config, tasks: list[TaskSpec], path: Path, ranks: Ranks) ->
     eval_sets = []
     for task in tasks:
         model.set_prompts(task.key, torch.from_numpy(load_prompts(task, config.model.text_dim)))
+        refuse_other_features(task, config.model.encoder)
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
         eval_sets.append(EvalSet.open(task, annotations, task.test_split, config, ranks))
     return model.to(ranks.device).eval(), eval_sets

@@ -23,6 +23,7 @@ from libs.training.checkpoint import BEST, LAST, find_checkpoint, load_resumable
 from libs.training.distributed import Ranks, start_ranks
 from libs.training.evaluate import EvalSet, detect, score
 from libs.training.logs import RunLog
+from libs.training.made_by import refuse_other_features
 from libs.training.profile import profile_steps
 from libs.training.trainer import Trainer
 
@@ -81,16 +82,18 @@ def open_all(
     """The trainer, where `checkpoint` left it, and what to evaluate on: val_split, and test_split where it differs."""
     torch.manual_seed(config.run.seed)  # every rank starts from the same weights
     model = UniAV.from_config(config)
-    datasets, val_sets, test_sets = [], [], []
+    datasets, val_sets, test_sets, class_names = [], [], [], {}
     for task in tasks:
         model.set_prompts(task.key, torch.from_numpy(load_prompts(task, config.model.text_dim)))
+        refuse_other_features(task, config.model.encoder)
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
+        class_names[task.key] = [annotations.name_of(label) for label in range(task.dataset.num_classes)]
         videos = annotations.of_splits(task.train_split, task.dataset.max_videos)
         datasets.append(make_dataset(videos, task, config))
         val_sets.append(EvalSet.open(task, annotations, task.val_split, config, ranks))
         if task.test_split != task.val_split:
             test_sets.append(EvalSet.open(task, annotations, task.test_split, config, ranks))
-    trainer = Trainer(config, tasks, model.to(ranks.device), datasets, ranks)
+    trainer = Trainer(config, tasks, model.to(ranks.device), datasets, ranks, class_names)
     if checkpoint:
         trainer.load_state_dict(checkpoint, resume)
     return trainer, val_sets, test_sets

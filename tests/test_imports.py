@@ -13,6 +13,7 @@ ALLOWED = {
     "ops": {"core", "ops"},
     **{room: {"core", "ops", room} for room in MIDDLE},
     "training": {"core", "ops", "training", *MIDDLE},
+    "inference": {"core", "ops", "training", "inference", *MIDDLE},
 }
 FILES = sorted(path for path in (ROOT / "libs").rglob("*.py") if path.parent != ROOT / "libs")
 

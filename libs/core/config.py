@@ -189,6 +189,7 @@ class TaskSpec(Section):
 
 
 class ModelConfig(Section):
+    encoder: str = Field("one-peace", description="what made the features; a checkpoint refuses those of another")
     input_dim_visual: int = Field(1536, gt=0)
     input_dim_audio: int = Field(1536, gt=0)
     text_dim: int = Field(1536, gt=0, description="width of the prompt tables")

@@ -84,8 +84,18 @@ class Trainer:
     """Network, optimizer and all other state of a run. `state_dict` after an epoch holds what the rest follows from:
     batches, schedule and random numbers are functions of the seed and of counters in it."""
 
-    def __init__(self, config: Config, tasks: list[TaskSpec], model: UniAV, datasets: list[ClipDataset], ranks: Ranks):
-        """model: on its device, prompts set. datasets: the tasks' training clips. Raises UserErrors of TrainStream."""
+    def __init__(
+        self,
+        config: Config,
+        tasks: list[TaskSpec],
+        model: UniAV,
+        datasets: list[ClipDataset],
+        ranks: Ranks,
+        class_names: dict[str, list[str]] | None = None,
+    ):
+        """model: on its device, prompts set. datasets: the tasks' training clips. class_names: of each task, by
+        label_id, for the checkpoint. Raises UserErrors of TrainStream."""
+        self.class_names = class_names or {}
         self.config, self.tasks, self.ranks, self.model = config, tasks, ranks, model
         datasets_of = {task.key: dataset for task, dataset in zip(tasks, datasets, strict=True)}
         momentum = config.opt.loss_normalizer_momentum
@@ -237,6 +247,9 @@ class Trainer:
             "stop_and_go": {key: state.state_dict() for key, state in self.stop_and_go.items()},
             "drawn": {key: stream.drawn for key, stream in self.streams.items()},
             "config": self.config.to_tree(),
+            # What localizing in new videos needs besides (libs/inference).
+            "class_names": self.class_names,
+            "prompts": {task.key: self.model.get_buffer(f"prompts_{task.key}") for task in self.tasks},
         }
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,160 @@
+"""From a video to events, with nothing but a checkpoint: `Localizer.from_checkpoint(path).localize("clip.mp4")`."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from libs.core.config import ModelConfig, TaskSpec
+from libs.core.configfile import from_tree
+from libs.core.errors import CheckpointError, ConfigError
+from libs.core.types import Clip, Event
+from libs.datasets.clips import resize
+from libs.datasets.loaders import collate
+from libs.media.encoders import Encoder, make_encoder
+from libs.media.extract import Extracted, extract
+from libs.media.windows import FRAME_RATE_HZ, WINDOW_FRAMES
+from libs.modeling.decode import decode
+from libs.modeling.uniav import UniAV
+from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
+
+PROMPT_SENTENCES = {  # method.md §1
+    "TAL": "A visual event of {label}.",
+    "AVEL": "An audio visual event of {label}.",
+    "SED": "A sound event of {label}.",
+}
+
+
+@dataclass(frozen=True)
+class Localized:
+    """One video's events, the best first, and what was read of the video."""
+
+    events: list[Event]
+    media: Extracted
+
+
+class Localizer:
+    """A network with its encoder, class names and prompts, all from a checkpoint of this project's training."""
+
+    def __init__(self, model: UniAV, tasks: list[TaskSpec], encoder: Encoder, class_names: dict[str, list[str]]):
+        """model: in evaluation mode, the tasks' prompts set. class_names: of each task, by label_id."""
+        self.model, self.tasks, self.encoder, self.class_names = model, tasks, encoder, class_names
+        # One decoding serves all tasks: windows at the largest common stride, of which each task takes every n-th.
+        self.nearest: dict[str, Tensor] = {}  # of replaced classes: the trained class whose boundaries each takes
+        self.stride = math.gcd(*(task.dataset.feat_stride for task in tasks))
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, tasks: str | None = None, encoder: str | None = None, device: str | None = None
+    ) -> "Localizer":
+        """tasks as "1-2-3", those it was trained on by default; encoder: by default the one that made its features.
+
+        Raises CheckpointError on a checkpoint that does not say what is needed, or that was trained on another
+        encoder's features; UserError where the encoder needs what is not installed.
+        """
+        path = find_checkpoint(Path(path))
+        content = load_checkpoint(path)
+        if not all(isinstance(content.get(key), dict) for key in ("config", "prompts", "class_names")):
+            raise CheckpointError(
+                f"{path}: holds weights only, no configuration, prompts and class names; train with this project, or "
+                "evaluate it with eval.py"
+            )
+        config = from_tree(content["config"])
+        made_by = config.model.encoder
+        if encoder is not None and encoder != made_by:
+            raise CheckpointError(
+                f"{path}: was trained on features of {made_by}, not of {encoder}; use --encoder {made_by}"
+            )
+        trained = [task for key, task in config.tasks.items() if key in content["prompts"]]
+        chosen = trained if tasks is None else config.choose(tasks)
+        for task in chosen:
+            if task not in trained:
+                raise ConfigError(
+                    f"{path}: was not trained on {task.key}; choose from {', '.join(t.key for t in trained)}"
+                )
+            if task.dataset.num_frames != WINDOW_FRAMES or task.dataset.default_fps != FRAME_RATE_HZ:
+                raise CheckpointError(
+                    f"{path}: {task.key}'s windows are not {WINDOW_FRAMES} frames at {FRAME_RATE_HZ} fps"
+                )
+        model = UniAV.from_config(config)
+        load_weights(model, content["state_dict_ema"], path)
+        for task in chosen:
+            model.set_prompts(task.key, content["prompts"][task.key])
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        names = {task.key: list(content["class_names"][task.key]) for task in chosen}
+        return cls(model.to(where).eval(), chosen, _checked(make_encoder(made_by), config.model, path), names)
+
+    def set_classes(self, task_type: str, names: list[str]) -> None:
+        """Replace a task's classes by free text, which the encoder embeds: other prompts are other classes.
+
+        A task that regresses boundaries class by class takes, for each new one, those of the trained class whose prompt
+        is nearest. Raises UserError where the encoder embeds no text, ConfigError where there is no such task.
+        """
+        task = next((t for t in self.tasks if task_type in (t.key, t.task_type)), None)
+        if task is None:
+            known = ", ".join(t.task_type for t in self.tasks)
+            raise ConfigError(f"--task {task_type}: the checkpoint has no such task; choose from {known}")
+        trained = self.model.get_buffer(f"prompts_{task.key}")
+        sentences = [PROMPT_SENTENCES.get(task.task_type, "{label}").format(label=name) for name in names]
+        prompts = torch.from_numpy(self.encoder.encode_text(sentences)).to(trained)
+        if prompts.shape[1] != trained.shape[1]:
+            raise ConfigError(
+                f"{self.encoder.name}: embeds text in {prompts.shape[1]} numbers, the network's prompts have "
+                f"{trained.shape[1]}; train with prompts of that encoder"
+            )
+        self.nearest[task.key] = (F.normalize(prompts, dim=-1) @ F.normalize(trained, dim=-1).t()).argmax(dim=1)
+        self.model.set_prompts(task.key, prompts)
+        self.class_names[task.key] = names
+
+    def localize(self, path: str | Path, min_score: float = 0.1) -> list[Event]:
+        """The events of a video, the best first. Raises MediaError on a file that cannot be read."""
+        return self.localize_media(path, min_score).events
+
+    def localize_media(
+        self, path: str | Path, min_score: float, video_stream: int | None = None, audio_stream: int | None = None
+    ) -> Localized:
+        media = extract(path, self.encoder, self.stride, video_stream, audio_stream)
+        visual, audio = torch.from_numpy(media.visual), torch.from_numpy(media.audio)
+        events = [e for task in self.tasks for e in self._events(task, visual, audio, media.duration, min_score)]
+        return Localized(sorted(events, key=lambda event: -event.score), media)
+
+    @torch.inference_mode()
+    def _events(
+        self, task: TaskSpec, visual: Tensor, audio: Tensor, duration: float, min_score: float
+    ) -> Iterable[Event]:
+        spec, step = task.dataset, task.dataset.feat_stride // self.stride
+        visual, audio = visual[::step], audio[::step]
+        clip = Clip(
+            "video",
+            duration,
+            FRAME_RATE_HZ,
+            spec.feat_stride,
+            spec.num_frames,
+            torch.zeros(0, 2),
+            torch.zeros(0).long(),
+        )
+        if spec.force_upsampling:
+            frames = ((len(visual) - 1) * spec.feat_stride + spec.num_frames) / spec.max_seq_len
+            clip = replace(clip, feat_stride=frames, num_frames=frames)
+            visual, audio = resize(visual, spec.max_seq_len), resize(audio, spec.max_seq_len)
+        tight = not self.model.config.official_pos_embd
+        batch = collate([(clip, visual, audio)], spec.max_seq_len, self.model.config.coarsest_stride, tight)
+        prediction = self.model(batch.to(next(self.model.parameters()).device), task.key)
+        if spec.class_aware and task.key in self.nearest:
+            prediction = replace(prediction, offsets=prediction.offsets[:, :, self.nearest[task.key]])
+        found = decode(prediction, batch.clips, task)
+        for (start, end), score, label in zip(found.segments.tolist(), found.scores, found.labels, strict=True):
+            if score >= min_score and end > start:
+                yield Event(task.key, task.task_type, self.class_names[task.key][label], start, end, float(score))
+
+
+def _checked(encoder: Encoder, config: ModelConfig, path: Path) -> Encoder:
+    """The encoder, if its features are as wide as the network's inputs."""
+    made, expected = (encoder.visual_dim, encoder.audio_dim), (config.input_dim_visual, config.input_dim_audio)
+    if made != expected:
+        raise CheckpointError(f"{path}: expects features of {expected} numbers, {encoder.name} gives {made}")
+    return encoder

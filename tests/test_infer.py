@@ -1,0 +1,190 @@
+"""infer.py and Localizer: from a checkpoint and a file to events."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from libs.core.configfile import from_tree
+from libs.core.errors import CheckpointError, ConfigError, MediaError, UserError
+from libs.core.types import Event
+from libs.inference.localizer import Localizer
+from libs.media.encoders import make_encoder
+from libs.modeling.uniav import UniAV
+from tests.conftest import tiny_tree
+
+pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
+
+from tests.clips import write_clip  # noqa: E402
+
+BUILTIN = make_encoder("builtin")
+
+
+def save_checkpoint(folder, **changes):
+    """What train.py saves, of a network with random weights on builtin features."""
+    tree = tiny_tree(folder)
+    tree["model"] = tree["model"] | {
+        "encoder": "builtin",
+        "input_dim_visual": BUILTIN.visual_dim,
+        "input_dim_audio": BUILTIN.audio_dim,
+    }
+    config = from_tree(tree)
+    torch.manual_seed(0)
+    model = UniAV.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    counts = {key: task.dataset.num_classes for key, task in config.tasks.items()}
+    content = {
+        "state_dict_ema": model.state_dict(),
+        "config": config.to_tree(),
+        "class_names": {key: [f"{key} <class> {i}" for i in range(n)] for key, n in counts.items()},
+        "prompts": {key: torch.randn(n, 8) for key, n in counts.items()},
+    }
+    path = folder / "last.pth.tar"
+    torch.save({k: v for k, v in (content | changes).items() if v is not None}, path)
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return write_clip(tmp_path / "ä clip.mp4", 4)
+
+
+def test_three_lines_of_python(tmp_path, clip):
+    localizer = Localizer.from_checkpoint(save_checkpoint(tmp_path), device="cpu")
+    events = localizer.localize(clip, min_score=0.01)
+    assert {type(event) for event in events} == {Event}
+    assert {event.task_type for event in events} == {"TAL", "AVEL", "SED"}
+    assert [event.score for event in events] == sorted((event.score for event in events), reverse=True)
+    assert all(0 <= event.start < event.end <= 4.1 and 0.01 <= event.score <= 1 for event in events)
+    assert all(event.label.startswith(f"{event.task} <class>") for event in events)
+    assert localizer.localize(clip, min_score=0.01) == events
+
+
+def test_it_localizes_as_evaluation_does(tiny, run_script, tmp_path):
+    """The same video through extract.py and eval.py, and through Localizer: the same detections."""
+    clips = {name: write_clip(tmp_path / f"{name}.mp4", 6, flash=(1, 3), beep=(2, 5)) for name in ("one", "two")}
+    checkpoint = save_checkpoint(tmp_path)
+    overrides, found = [], Localizer.from_checkpoint(checkpoint, device="cpu")
+    for i, kind in ((1, "tal"), (2, "avel"), (3, "sed")):
+        stride = 8 if kind == "tal" else 4
+        features = tmp_path / f"features_{kind}"
+        status, _, err = run_script("extract.py", *clips.values(), "--out", features, "--stride", stride)
+        assert status == 0, err
+        database = {n: {"subset": "test", "duration": 6.0, "annotations": []} for n in clips}
+        database["one"]["annotations"] = [{"segment": [1, 3], "label": "x", "label_id": 0}]
+        (tmp_path / f"{kind}.json").write_text(json.dumps({"database": database}))
+        overrides += [
+            f"TASK{i}.dataset.json_file={tmp_path / f'{kind}.json'}",
+            f"TASK{i}.dataset.feat_folder={features}",
+            f"TASK{i}.dataset.prompt_file={tmp_path / f'{kind}.npy'}",
+        ]
+        np.save(tmp_path / f"{kind}.npy", torch.load(checkpoint, weights_only=True)["prompts"][f"TASK{i}"].numpy())
+    model = [f"model.input_dim_visual={BUILTIN.visual_dim}", f"model.input_dim_audio={BUILTIN.audio_dim}"]
+    arguments = ["--output", tmp_path / "out", "--saveonly", "-o", *overrides, *model, "model.encoder=builtin"]
+    status, _, err = run_script("eval.py", tiny / "tiny.yaml", checkpoint, *arguments)
+    assert status == 0, err
+    for override in ("model.encoder=one-peace", "TASK2.dataset.feat_stride=8"):
+        status, _, err = run_script("eval.py", tiny / "tiny.yaml", checkpoint, *arguments, override)
+        assert status == 2
+        assert "features_" in err
+        assert override.partition("=")[0] in err
+    mine = found.localize(clips["one"], min_score=0.0)
+    for key in ("TASK1", "TASK2", "TASK3"):
+        evaluated = json.loads((tmp_path / f"out/results_{key}.json").read_text())["results"]["one"]
+        expected = [(d["score"], *d["segment"]) for d in evaluated if d["segment"][1] > d["segment"][0]]
+        own = [(e.score, e.start, e.end) for e in mine if e.task == key]
+        assert len(own) == len(expected) > 0
+        # Features pass through float16 files on one way.
+        assert own[0] == pytest.approx(expected[0], abs=0.02)
+
+
+def test_what_infer_writes(tmp_path, clip, run_script):
+    checkpoint, out = save_checkpoint(tmp_path), tmp_path / "out"
+    status, text, err = run_script(
+        "infer.py", clip, "--checkpoint", checkpoint, "--out", out, "--min-score", 0.05, "--tasks", "1-3"
+    )
+    assert status == 0, err
+    assert {path.name for path in out.iterdir()} == {
+        f"ä clip.{k}" for k in ("json", "csv", "vtt", "srt", "txt", "html")
+    }
+    rows = list(csv.DictReader((out / "ä clip.csv").open()))
+    assert {row["task"] for row in rows} == {"TAL", "SED"}
+    assert all(float(row["score"]) >= 0.05 for row in rows)
+    assert "ä clip.mp4" in text
+    assert "<class>" not in (out / "ä clip.html").read_text()  # escaped
+
+
+def test_one_broken_video_does_not_stop_the_rest(tmp_path, clip, run_script):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    arguments = [
+        broken,
+        clip,
+        tmp_path / "absent.mp4",
+        "--checkpoint",
+        save_checkpoint(tmp_path),
+        "--out",
+        tmp_path / "o",
+    ]
+    status, text, err = run_script("infer.py", *arguments)
+    assert status == 1
+    assert err.count("error: ") == 2
+    assert str(broken) in err
+    assert "absent.mp4" in err
+    assert (tmp_path / "o/ä clip.html").exists()
+    assert not (tmp_path / "o/broken.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--encoder", "hf:x"], "was trained on features of builtin, not of hf:x"),
+        (["--tasks", "9"], "no TASK9"),
+        (["--classes", "a,b", "--task", "SED"], "builtin"),
+        (["--classes", "a,b", "--task", "DANCE"], "no such task"),
+        (["--classes", " , ", "--task", "SED"], "expected names"),
+    ],
+)
+def test_one_line_for_what_cannot_be(tmp_path, clip, run_script, arguments, said):
+    status, _, err = run_script("infer.py", clip, "--checkpoint", save_checkpoint(tmp_path), *arguments)
+    assert status == 2
+    assert err.count("\n") == 1
+    assert said in err
+
+
+@pytest.mark.parametrize("missing", ["config", "prompts", "class_names"])
+def test_weights_alone_are_not_enough(tmp_path, missing):
+    with pytest.raises(CheckpointError, match="holds weights only"):
+        Localizer.from_checkpoint(save_checkpoint(tmp_path, **{missing: None}))
+
+
+def test_other_classes_by_text(tmp_path, clip, monkeypatch):
+    """New prompts near the trained ones, in another order and number, find the same events under new names."""
+    path = save_checkpoint(tmp_path)
+    trained = torch.load(path, weights_only=True)["prompts"]["TASK3"]
+    chosen = [3, 1, 2]
+    localizer = Localizer.from_checkpoint(path, tasks="3", device="cpu")
+    before = localizer.localize(clip, 0.02)
+    monkeypatch.setattr(localizer.encoder, "encode_text", lambda sentences: trained[chosen].numpy())
+    localizer.set_classes("SED", ["d", "b", "c"])
+    after = localizer.localize(clip, 0.02)
+    renamed = {"TASK3 <class> 3": "d", "TASK3 <class> 1": "b", "TASK3 <class> 2": "c"}
+    expected = [e._replace(label=renamed[e.label]) for e in before if e.label in renamed]
+    assert len(expected) > 5
+    for event in expected[:5]:
+        assert any(abs(event.score - e.score) < 1e-5 and event.label == e.label for e in after)
+    monkeypatch.undo()
+    with pytest.raises(UserError):
+        localizer.set_classes("SED", ["x"])
+    with pytest.raises(ConfigError, match="no such task"):
+        localizer.set_classes("TAL", ["x"])
+
+
+def test_a_file_that_is_no_video(tmp_path):
+    (tmp_path / "x.mp4").write_bytes(b"")
+    with pytest.raises(MediaError):
+        Localizer.from_checkpoint(save_checkpoint(tmp_path), device="cpu").localize(tmp_path / "x.mp4")
