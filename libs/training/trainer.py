@@ -186,7 +186,8 @@ class Trainer:
 
     def losses_on(self, task: TaskSpec, batch: Batch) -> Losses:
         """The losses of a batch on the device, to be differentiated."""
-        torch.compiler.cudagraph_mark_step_begin()
+        if self.config.run.compile == "cuda_graphs":  # else importing the compiler would only cost seconds
+            torch.compiler.cudagraph_mark_step_begin()
         with self.ranks.autocast():
             prediction = self.parallel(batch, task.key)
         spec = task.dataset
