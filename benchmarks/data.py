@@ -19,6 +19,7 @@ from libs.datasets.features import MODALITIES
 from libs.datasets.loaders import TrainStream, collate, make_dataset
 from libs.modeling.points import make_points, make_targets
 from tests.oracles import point_targets
+from tests.oracles_network import PlainTargets, dense_offsets
 
 EVENTS = 2.0  # mean number of a video's events beyond the first
 PUBLISHED_TARGETS_MS = 7.2  # a video of AVEL
@@ -70,12 +71,13 @@ def targets_case(setting: Setting, task: TaskSpec) -> Case:
     rows, classes, aware = points.tolist(), task.dataset.num_classes, task.dataset.class_aware
     events = [(clip.segments.tolist(), clip.labels.tolist()) for clip in batch.clips]
 
-    def plain() -> Targets:
+    def plain() -> PlainTargets:
         found = zip(*(point_targets(rows, *event, classes, aware) for event in events), strict=True)
-        return Targets(*(torch.from_numpy(np.stack(column)) for column in found))
+        return PlainTargets(*(torch.from_numpy(np.stack(column)) for column in found))
 
-    def error(expected: Targets, found: Targets) -> float:
-        return max(relative_error([getattr(expected, k)], [getattr(found, k).cpu()]) for k in ("classes", "offsets"))
+    def error(expected: PlainTargets, found: Targets) -> float:
+        offsets = dense_offsets(found, expected.offsets.shape[2])
+        return max(relative_error([expected.classes], [found.classes]), relative_error([expected.offsets], [offsets]))
 
     fast = partial(make_targets, points, batch.segments, batch.labels, classes, aware)
     title = f"targets a video: {task.task_type} batch {task.batch_size}"

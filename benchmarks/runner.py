@@ -1,6 +1,7 @@
 """Check that fast ways compute what the plain one does, then measure them in turn."""
 
 import gc
+import math
 import statistics
 import sys
 import time
@@ -15,6 +16,7 @@ from benchmarks.case import UNITS_PER_S, Case, Measured, Variant
 
 BUDGET_S = 5.0  # a case's measurements, if the least number of repetitions does not take longer
 FEWEST, MOST = 3, 30  # repetitions
+SAMPLE_S = 0.02  # a shorter call is repeated until it takes this long: alone it would measure waking threads up
 
 
 class Mismatch(Exception):
@@ -57,10 +59,12 @@ def run_case(name: str, build: Callable[[], Case], device: torch.device, repeats
         costs_s = _check(case, result, device)
         again = {way: run for way, run in case.ways.items() if way in costs_s}
         result.values |= {way: [] for way in again}
-        rounds = repeats or min(MOST, max(FEWEST, int(BUDGET_S / max(sum(costs_s.values()), 1e-9))))
+        calls = {way: math.ceil(SAMPLE_S / max(costs_s[way], 1e-6)) for way in again}
+        round_s = sum(max(cost_s, SAMPLE_S) for cost_s in costs_s.values())
+        rounds = repeats or min(MOST, max(FEWEST, int(BUDGET_S / max(round_s, 1e-9))))
         for _ in range(rounds):  # in turn, so that what disturbs the machine disturbs all
             for way, run in again.items():
-                result.values[way].append(_measure(run, case, device)[0])
+                result.values[way].append(_measure(run, case, device, calls[way])[0])
     finally:
         case.close()
         del case
@@ -115,13 +119,14 @@ def _compare(variant: Variant, expected: Any, found: Any, result: Result) -> Non
         raise Mismatch(f"differs from the plain baseline by {error:.3g}, more than {variant.tolerance:g}; not measured")
 
 
-def _measure(run: Callable[[], Any], case: Case, device: torch.device) -> tuple[float, Any]:
-    """A call's value in the case's unit, and its result."""
+def _measure(run: Callable[[], Any], case: Case, device: torch.device, calls: int = 1) -> tuple[float, Any]:
+    """A call's value in the case's unit, the mean of several in a row, and the last one's result."""
     _synchronize(device)
     began = time.perf_counter()
-    returned = run()
+    for _ in range(calls):
+        returned = run()
     _synchronize(device)
-    elapsed_s = time.perf_counter() - began
+    elapsed_s = (time.perf_counter() - began) / calls
     if isinstance(returned, Measured):
         return returned.value, returned.result
     return elapsed_s * UNITS_PER_S[case.unit] / case.per, returned

@@ -33,6 +33,7 @@ from libs.ops.nms import nms_1d, vote_segments
 from libs.training.ema import EMA
 from libs.training.optimizer import lr_factor, make_optimizer, set_lr
 from libs.training.stop_and_go import StopAndGo
+from tests.oracles_network import dense_offsets
 
 FORWARD_TOLERANCE, NMS_TOLERANCE, CURVE_TOLERANCE, SCHEDULE_TOLERANCE = 1e-4, 1e-5, 1e-4, 1e-12
 
@@ -167,10 +168,10 @@ def _check_losses(name, data, spec, model, batch, prediction, config) -> Iterato
         max(error(targets.classes[i], data[f"target{i}_cls"]) for i in range(len(batch.clips))),
         0,
     )
+    offsets = dense_offsets(targets, prediction.offsets.shape[2])
     used = targets.classes > 0 if spec.dataset.class_aware else targets.classes.amax(-1, keepdim=True) > 0
-    shape = targets.offsets.shape[1:]
     worst = max(
-        error(targets.offsets[i][used[i]], data[f"target{i}_offsets"].reshape(shape)[used[i].numpy()])
+        error(offsets[i][used[i]], data[f"target{i}_offsets"].reshape(offsets.shape[1:])[used[i].numpy()])
         for i in range(len(batch.clips))
     )
     yield Check(f"{name} targets' offsets", worst, FORWARD_TOLERANCE)
@@ -277,7 +278,8 @@ def check_dataset(folder: Path, name: str) -> Iterator[Check]:
             points, _ = make_points(config.model, max_seq_len)
             batch = collate([(clip, visual, audio)], max_seq_len, config.model.coarsest_stride)
             targets = make_targets(points, batch.segments, batch.labels, classes, spec.dataset.class_aware)
-            expected_offsets = data[f"{part}{i}_target_offsets"].reshape(targets.offsets.shape[1:])
+            target_offsets = dense_offsets(targets, classes if spec.dataset.class_aware else 1)[0]
+            expected_offsets = data[f"{part}{i}_target_offsets"].reshape(target_offsets.shape)
             unused = (targets.classes[0].amax(-1) == 0).numpy()
             expected_offsets[unused] = 0
             found = {
@@ -289,7 +291,7 @@ def check_dataset(folder: Path, name: str) -> Iterator[Check]:
                 "feat_num_frames": clip.num_frames,
                 "points": points,
                 "target_cls": targets.classes[0],
-                "target_offsets": targets.offsets[0],
+                "target_offsets": target_offsets,
             }
             for key, value in found.items():
                 expected = expected_offsets if key == "target_offsets" else data[f"{part}{i}_{key}"]

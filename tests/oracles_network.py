@@ -5,6 +5,8 @@ Shapes: B clips, T windows or grid points, C channels, P points of all levels, K
 `p` is the network's parameters by name; mask (B, 1, T) bool.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -207,7 +209,22 @@ class PlainTraining:
         return norm
 
 
-def plain_targets(prediction: Prediction, batch: Batch, class_aware: bool) -> Targets:
+class PlainTargets(NamedTuple):
+    """classes (B, P, C) in {0, 1}; offsets (B, P, K, 2) in units of the level's stride, zero where nothing is."""
+
+    classes: Tensor
+    offsets: Tensor
+
+
+def dense_offsets(targets: Targets, pairs: int) -> Tensor:
+    """What each of the network's K pairs should predict, (B, P, K, 2), zero where nothing is."""
+    dense = targets.offsets.new_zeros(*targets.regressor.shape[:2], pairs, 2)
+    clip, point, segment = (targets.regressor >= 0).nonzero(as_tuple=True)
+    dense[clip, point, targets.regressor[clip, point, segment]] = targets.offsets[clip, point, segment]
+    return dense
+
+
+def plain_targets(prediction: Prediction, batch: Batch, class_aware: bool) -> PlainTargets:
     """Clip by clip, point by point (oracles.point_targets)."""
     points, (_, _, num_classes) = prediction.points.tolist(), prediction.logits.shape
     found = []
@@ -216,11 +233,11 @@ def plain_targets(prediction: Prediction, batch: Batch, class_aware: bool) -> Ta
         events = [segments[i] for i in real], [labels[i] for i in real]
         found.append(point_targets(points, *events, num_classes, class_aware))
     classes, offsets = (torch.from_numpy(np.stack(column)).float() for column in zip(*found, strict=True))
-    return Targets(classes.to(prediction.logits.device), offsets.to(prediction.logits.device))
+    return PlainTargets(classes.to(prediction.logits.device), offsets.to(prediction.logits.device))
 
 
 def plain_losses(
-    prediction: Prediction, targets: Targets, label_smoothing: float, loss_weight: float, normalizer: float
+    prediction: Prediction, targets: PlainTargets, label_smoothing: float, loss_weight: float, normalizer: float
 ) -> Losses:
     """Focal and distance-IoU loss of the valid points (method.md §5)."""
     logits, classes = prediction.logits[prediction.mask], targets.classes[prediction.mask]  # (points, classes)

@@ -6,7 +6,7 @@ import torch
 
 from libs.core.configfile import from_tree
 from libs.core.errors import CheckpointError, DataError
-from libs.core.types import Batch, Clip, Prediction, Targets, Video
+from libs.core.types import Batch, Clip, Prediction, Video
 from libs.datasets.loaders import padded_length
 from libs.modeling.blocks import DropPath
 from libs.modeling.decode import decode, load_external_scores
@@ -19,6 +19,7 @@ from libs.training.compiling import compile_network
 from libs.training.distributed import Ranks
 from tests import oracles
 from tests.conftest import tiny_tree
+from tests.oracles_network import dense_offsets
 
 
 @pytest.fixture
@@ -189,11 +190,12 @@ def test_targets_like_loops(config, class_aware, seed):
         labels[row, :n] = rng.integers(0, 3, n)
         segments[row, 1:2] = segments[row, :1]  # equal lengths, several labels
     targets = make_targets(points, torch.from_numpy(segments), torch.from_numpy(labels), 3, class_aware)
+    dense = dense_offsets(targets, 3 if class_aware else 1)
     for row, n in enumerate((6, 2, 0)):
         given = (points.tolist(), segments[row, :n].tolist(), labels[row, :n].tolist())
         classes, offsets = oracles.point_targets(*given, 3, class_aware)
         np.testing.assert_array_equal(targets.classes[row], classes)
-        np.testing.assert_allclose(targets.offsets[row], offsets, rtol=1e-6)
+        np.testing.assert_allclose(dense[row], offsets, rtol=1e-6)
 
 
 def test_loss_without_positives(config):
@@ -204,7 +206,8 @@ def test_loss_without_positives(config):
     offsets = torch.ones(2, len(points), 4, 2, requires_grad=True)
     prediction = Prediction(logits, offsets, torch.ones(2, len(points), dtype=torch.bool), points, sizes)
     criterion = Criterion(task, 0.9)
-    losses = criterion(prediction, Targets(torch.zeros_like(logits), torch.zeros_like(offsets)))
+    targets = make_targets(points, torch.zeros(2, 1, 2), torch.full((2, 1), -1), 4, class_aware=True)
+    losses = criterion(prediction, targets)
     losses.total.backward()
     assert losses.reg == 0
     assert torch.isfinite(losses.total)

@@ -31,14 +31,20 @@ class Video:
 
     def without_repeats(self) -> Video:
         """Leave out annotations that equal an earlier one: same label, both ends within 1e-3 s (method.md §2)."""
-        if len(self.labels) < 2:
-            return self
+        # Plain numbers: an evaluation asks this of thousands of videos, each with a few annotations.
+        rows = [(label, *segment) for label, segment in zip(self.labels.tolist(), self.segments.tolist(), strict=True)]
         kept: list[int] = []
-        for i, (segment, label) in enumerate(zip(self.segments, self.labels, strict=True)):
-            same = [j for j in kept if self.labels[j] == label]
-            if not any(np.all(np.abs(self.segments[j] - segment) <= REPEAT_TOLERANCE_S) for j in same):
+        for i, row in enumerate(rows):
+            if not any(_is_repeat(rows[j], row) for j in kept):
                 kept.append(i)
+        if len(kept) == len(rows):
+            return self
         return replace(self, segments=self.segments[kept], labels=self.labels[kept])
+
+
+def _is_repeat(a: tuple[int, float, float], b: tuple[int, float, float]) -> bool:
+    """Whether two annotations (label, start, end) are one."""
+    return a[0] == b[0] and abs(a[1] - b[1]) <= REPEAT_TOLERANCE_S and abs(a[2] - b[2]) <= REPEAT_TOLERANCE_S
 
 
 @dataclass(frozen=True)
@@ -105,10 +111,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Targets:
-    """classes (B, P, C) in {0, 1}; offsets (B, P, K, 2) in units of the level's stride, zero where nothing is."""
+    """What a network should predict: classes (B, P, C) in {0, 1}, and of each point S pairs of offsets.
+
+    offsets (B, P, S, 2) in units of the level's stride; regressor (B, P, S) int64 says which of the network's K pairs
+    should predict each: a class (class-aware regression) or 0, and -1 where a pair counts for nothing. S is the number
+    of segments (class-aware) or 1: far fewer than one a class.
+    """
 
     classes: torch.Tensor
     offsets: torch.Tensor
+    regressor: torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import numpy as np
 
 from libs.core.types import Detections, Video
 
+LARGEST_TABLE = 2**25  # entries of 8 bytes
+
 
 @dataclass(frozen=True)
 class DetectionScores:
@@ -39,74 +41,90 @@ def score_detections(
     """
     if not keep_repeats:
         videos = [video.without_repeats() for video in videos]
-    place = {video.video_id: i for i, video in enumerate(videos)}
     gt_video = np.repeat(np.arange(len(videos)), [len(v.labels) for v in videos])
     gt_segments = np.concatenate([np.empty((0, 2)), *(v.segments for v in videos)])
     gt_labels = np.concatenate([np.empty(0, np.int64), *(v.labels for v in videos)])
     labels, gt_class = np.unique(gt_labels, return_inverse=True)
 
-    # Predictions: those of known classes, a class after the other, each in falling score.
-    video = np.array([place.get(v, -1) for v in detections.video_ids], np.int64)[detections.video]
-    column = np.searchsorted(labels, detections.labels).clip(max=max(len(labels) - 1, 0))
-    known = labels[column] == detections.labels if len(labels) else np.zeros(len(column), bool)
-    rows = np.flatnonzero(known)[::-1]
+    # Predictions of classes that the ground truth has, a class after the other, each in falling score.
+    column = index_in(labels, detections.labels)
+    rows = np.flatnonzero(column >= 0)[::-1]
     rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
     # In 16 bits numpy sorts by counting, several times faster.
     short = column[rows].astype(np.uint16 if len(labels) <= 2**16 else np.int64)
     rows = rows[np.argsort(short, kind="stable")]
+    column = column[rows]
 
-    hits = _match(
-        video[rows] * len(labels) + column[rows],
-        detections.segments[rows],
-        gt_video * len(labels) + gt_class,
-        gt_segments,
-        np.asarray(tious),
-    )
-    # A video the ground truth lacks has index -1: its groups are negative, and so never a ground truth's.
-    positives = np.bincount(gt_class, minlength=len(labels))
-    cuts = np.searchsorted(column[rows], np.arange(len(labels) + 1))
-    ap = [
-        interpolated_ap(hits[first:last], total)
-        for first, last, total in zip(cuts[:-1], cuts[1:], positives, strict=True)
-    ]
+    # Those of one video and class are a group and compete for its ground truth.
+    groups, gt_group = np.unique(gt_video * len(labels) + gt_class, return_inverse=True)
+    place = {video.video_id: i for i, video in enumerate(videos)}
+    video = np.array([place.get(v, -1) for v in detections.video_ids], np.int64)[detections.video[rows]]
+    group = index_in(groups, np.where(video < 0, -1, video * len(labels) + column))
+    rivals = np.flatnonzero(group >= 0)  # the others can hit nothing
+    hit, k = _match(group[rivals], detections.segments[rows[rivals]], gt_group, gt_segments, np.asarray(tious))
+    hit = rivals[hit]
+
+    # Hits of a class and threshold, one after the other in falling score; their places among the class's predictions.
+    first = np.searchsorted(column, np.arange(len(labels)))
+    cell = column[hit] * len(tious) + k
+    order = np.lexsort((hit, cell))
+    places = (hit - first[column[hit]])[order]
+    cuts = np.searchsorted(cell[order], np.arange(len(labels) * len(tious) + 1))
+    positives = np.bincount(gt_class, minlength=len(labels)).repeat(len(tious))
+    ap = [interpolated_ap(places[i:j], total) for i, j, total in zip(cuts[:-1], cuts[1:], positives, strict=True)]
     return DetectionScores(tuple(tious), labels, np.array(ap).reshape(len(labels), len(tious)))
 
 
+def index_in(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Where each of values (N,) stands in the sorted unique integers known (M,): (N,) int64, -1 where it does not."""
+    if len(known) == 0:
+        return np.full(len(values), -1)
+    span = int(known[-1] - known[0]) + 1
+    if span > LARGEST_TABLE:
+        at = np.searchsorted(known, values).clip(max=len(known) - 1)
+        return np.where(known[at] == values, at, -1)
+    # A table is several times faster than a search; its last place stands for all that lies outside.
+    table = np.full(span + 1, -1)
+    table[known - known[0]] = np.arange(len(known))
+    at = values - known[0]
+    return table[np.where((at >= 0) & (at < span), at, span)]
+
+
 def _match(group: np.ndarray, segments: np.ndarray, gt_group: np.ndarray, gt_segments: np.ndarray, tious: np.ndarray):
-    """Which predictions hit, (N, K) bool. Predictions (N,) of a group, best first, compete for its ground truth.
+    """Hits: which prediction (H,) at which threshold (H,). Predictions (N,) of a group, best first, compete for its
+    ground truth.
 
     Round r takes the r-th prediction of every group at once: the groups are independent of each other.
     """
-    hits = np.zeros((len(group), len(tious)), bool)
-    gt_order = np.argsort(gt_group, kind="stable")
-    groups, gt_first, gt_count = np.unique(gt_group[gt_order], return_index=True, return_counts=True)
-    if len(groups) == 0:
-        return hits
-    slot = np.searchsorted(groups, group).clip(max=len(groups) - 1)
-    rows = np.flatnonzero(groups[slot] == group)  # the others can hit nothing
-    rows = rows[np.argsort(slot[rows], kind="stable")]
-    slot = slot[rows]
+    if len(group) == 0:
+        return np.empty((2, 0), np.int64)
+    rows = np.argsort(group, kind="stable")
+    own_group, hits = group[rows], []
 
-    # Ground truth of each prediction's group, padded with -1; the last first, since the official code takes the last
-    # of equals. Padding overlaps with -1, 0/0 (two segments without length) with infinity: it counts as a match.
+    # Ground truth of each group, padded with -1; the last first, since the official code takes the last of equals.
+    # Padding overlaps with -1, 0/0 (two segments without length) with infinity: it counts as a match.
+    gt_order = np.argsort(gt_group, kind="stable")
+    gt_count = np.bincount(gt_group)
+    last = np.cumsum(gt_count) - 1
     width = np.arange(gt_count.max())
-    gt_table = np.where(width < gt_count[:, None], gt_first[:, None] + gt_count[:, None] - 1 - width, -1)
+    gt_table = np.where(width < gt_count[:, None], last[:, None] - width, -1)
     gt_padded = gt_segments[gt_order][gt_table]  # (groups, width, 2)
-    rank = np.arange(len(slot)) - np.searchsorted(slot, slot)  # a prediction's place within its group
-    by_rank = np.argsort(rank, kind="stable")
-    cuts = np.searchsorted(rank[by_rank], np.arange(rank.max(initial=-1) + 2))
     free = np.repeat((gt_table >= 0)[:, :, None], len(tious), axis=2)  # (groups, width, K)
+
+    rank = np.arange(len(rows)) - np.searchsorted(own_group, own_group)  # a prediction's place within its group
+    by_rank = np.argsort(rank, kind="stable")
+    cuts = np.searchsorted(rank[by_rank], np.arange(rank.max() + 2))
     for first, last in zip(cuts[:-1], cuts[1:], strict=True):
         now = by_rank[first:last]
-        own = slot[now]
+        own = own_group[now]
         iou = segment_iou(segments[rows[now], None], gt_padded[own])  # (n, width)
         open_iou = np.where(free[own], iou[:, :, None], -1.0)  # (n, width, K)
         best = open_iou.argmax(axis=1)  # (n, K)
         hit = np.take_along_axis(open_iou, best[:, None], axis=1)[:, 0] >= tious
         n, k = np.nonzero(hit)
         free[own[n], best[n, k], k] = False
-        hits[rows[now[n]], k] = True
-    return hits
+        hits.append((rows[now[n]], k))
+    return np.concatenate(hits, axis=1)
 
 
 def segment_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -117,14 +135,10 @@ def segment_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.where(union == 0, np.inf, inter / union)
 
 
-def interpolated_ap(hits: np.ndarray, positives: int) -> np.ndarray:
-    """Area under the monotone precision-recall curve, (K,). hits (N, K) bool in falling score.
+def interpolated_ap(places: np.ndarray, positives: int) -> float:
+    """Area under the monotone precision-recall curve. places (H,): of the hits among predictions in falling score.
 
     Recall rises at hits alone, and precision is nowhere higher than at the next one: only they are looked at.
     """
-    areas = np.zeros(hits.shape[1])
-    for k in range(hits.shape[1]):
-        places = np.flatnonzero(hits[:, k])
-        precision = np.arange(1, len(places) + 1) / (places + 1)
-        areas[k] = np.maximum.accumulate(precision[::-1]).sum() / positives
-    return areas
+    precision = np.arange(1, len(places) + 1) / (places + 1)
+    return np.maximum.accumulate(precision[::-1]).sum() / positives

@@ -65,17 +65,16 @@ class Criterion(nn.Module):
         """prediction and targets of one batch. Raises nothing; a non-finite result is the caller's to refuse."""
         ranks = dist.get_world_size() if dist.is_initialized() else 1
         valid = prediction.mask
-        positive = (targets.classes.sum(-1) > 0) & valid  # (B, P)
+        pairs = (targets.regressor >= 0) & valid[..., None]  # (B, P, S)
+        positive = pairs.any(dim=-1)  # (B, P)
         count = positive.sum().double()
         if ranks > 1:
             dist.all_reduce(count)
         self.normalizer.mul_(self.momentum).add_((1 - self.momentum) * count.clamp(min=1))
         share = (ranks / self.normalizer).to(prediction.logits.dtype)
 
-        # (B, P, K): a class-aware task (K = C) regresses every (point, class) pair, another one pair a point.
-        class_aware = targets.offsets.shape[2] == targets.classes.shape[2]
-        pairs = (targets.classes > 0) & valid[..., None] if class_aware else positive[..., None]
-        reg = masked_sum(diou_loss(prediction.offsets, targets.offsets), pairs) * share
+        regressor = targets.regressor.clamp(min=0)[..., None].expand(targets.offsets.shape)
+        reg = masked_sum(diou_loss(prediction.offsets.gather(2, regressor), targets.offsets), pairs) * share
 
         classes = targets.classes
         if self.label_smoothing > 0:
