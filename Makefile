@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo demo-video test lint bench clean
 install: .venv/installed
 
 .venv/installed: setup.py pyproject.toml requirements.txt $(wildcard libs/ops/csrc/*)
@@ -21,6 +21,17 @@ demo: install
 	$(BIN)/python train.py configs/demo.yaml --output make
 	$(BIN)/python eval.py configs/demo.yaml ckpt/demo_make
 	$(BIN)/python tools/demo_report.py configs/demo.yaml ckpt/demo_make
+
+# Real media: clips with planted events, their features, a trained network, and a page of what it finds in another clip.
+# RECORDINGS="my_sounds/ street.wav" puts recorded sounds behind the events.
+demo-video: install
+	rm -rf ckpt/demo_video_make
+	$(BIN)/python tools/make_demo_videos.py configs/demo_video.yaml $(if $(RECORDINGS),--recordings $(RECORDINGS))
+	$(BIN)/python extract.py data/demo_video/clips --encoder builtin --out data/demo_video/features
+	$(BIN)/python train.py configs/demo_video.yaml --output make
+	$(BIN)/python eval.py configs/demo_video.yaml ckpt/demo_video_make
+	$(BIN)/python tools/demo_report.py configs/demo_video.yaml ckpt/demo_video_make
+	$(BIN)/python infer.py data/demo_video/long.mp4 --checkpoint ckpt/demo_video_make --out data/demo_video/found
 
 test: install
 	$(BIN)/python -m pytest

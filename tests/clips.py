@@ -5,14 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-CODECS = {
-    ".mp4": ("libx264", "aac"),
-    ".ts": ("libx264", "aac"),
-    ".mkv": ("libx264", "aac"),
-    ".webm": ("libvpx-vp9", "libopus"),
-}
+from libs.media.writing import BLOCK, CODECS, FAST, RATE_HZ, encode, timed_picture, timed_sound
+
 DARK, BRIGHT = 30, 220
-RATE_HZ = 48_000
 TONE_HZ = 1000
 
 
@@ -46,7 +41,7 @@ def write_clip(
     """
     import av
 
-    video_codec, audio_codec = CODECS[path.suffix]
+    _, video_codec, audio_codec = CODECS[path.suffix]
     times = np.arange(round(seconds * fps)) / fps if times is None else times
     with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as out:
         streams = []
@@ -54,7 +49,7 @@ def write_clip(
             video = out.add_stream(video_codec, rate=Fraction(fps).limit_denominator(1001))
             video.width, video.height, video.pix_fmt = *size, "yuv420p"
             video.codec_context.time_base = Fraction(1, 1000 if path.suffix == ".webm" else 90_000)
-            video.options = {"preset": "ultrafast", "crf": "20", "bf": "2"} if video_codec == "libx264" else _VP9
+            video.options = FAST[video_codec]
             if aspect is not None:
                 video.codec_context.sample_aspect_ratio = aspect
             if rotation:
@@ -65,11 +60,8 @@ def write_clip(
             audio = out.add_stream(audio_codec, rate=RATE_HZ, layout="mono")
             audio.bit_rate = 64_000
             streams.append((audio, _sounds(sound_until or seconds, beep, start + sound_start, gap)))
-        _mux(out, streams)
+        encode(out, streams)
     return path
-
-
-_VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0"}
 
 
 def _pictures(times, size, flash, painted, ramp, noise):
@@ -85,39 +77,15 @@ def _pictures(times, size, flash, painted, ramp, noise):
 
 
 def _frames(times, pictures, start, base):
-    import av
-
     for at, pixels in zip(times, pictures, strict=True):
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame.pts, frame.time_base = round((at + start) / base), base
-        yield at + start, frame
+        yield at + start, timed_picture(pixels, round((at + start) / base), base)
 
 
-def _sounds(seconds, beep, start, gap, block=4800):
-    import av
-
-    for first in range(0, round(seconds * RATE_HZ), block):
-        at = np.arange(first, min(first + block, round(seconds * RATE_HZ))) / RATE_HZ
+def _sounds(seconds, beep, start, gap):
+    for first in range(0, round(seconds * RATE_HZ), BLOCK):
+        at = np.arange(first, min(first + BLOCK, round(seconds * RATE_HZ))) / RATE_HZ
         if gap and gap[0] <= at[0] < gap[1]:
             continue
         tone = 0.5 * np.sin(2 * np.pi * TONE_HZ * at)
         samples = tone * ((at >= beep[0]) & (at < beep[1])) if beep else 0 * tone
-        frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts = RATE_HZ, first + round(start * RATE_HZ)
-        frame.time_base = Fraction(1, RATE_HZ)
-        yield start + first / RATE_HZ, frame
-
-
-def _mux(out, streams) -> None:
-    """Encode the streams' frames in the order of their times."""
-    waiting = [(stream, iter(frames)) for stream, frames in streams]
-    heads = [next(frames, None) for _, frames in waiting]
-    while any(heads):
-        i = min((i for i, head in enumerate(heads) if head), key=lambda i: heads[i][0])
-        stream, frames = waiting[i]
-        for packet in stream.encode(heads[i][1]):
-            out.mux(packet)
-        heads[i] = next(frames, None)
-    for stream, _ in waiting:
-        for packet in stream.encode(None):
-            out.mux(packet)
+        yield start + first / RATE_HZ, timed_sound(samples, first + round(start * RATE_HZ))
