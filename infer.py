@@ -2,26 +2,35 @@
 
 python infer.py clip.mp4 --checkpoint ckpt/demo_video_make
 python infer.py videos/ --checkpoint ckpt/demo_video_make --min-score 0.3 --out found
+python infer.py videos/ --checkpoint ckpt/demo_video_make --features features/   # extract.py's, not made again
+python infer.py --checkpoint ckpt/demo_video_make --features features/ --out found   # without the videos
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from libs.core.errors import ConfigError, UserError, exit_on_user_error
 from libs.core.files import make_folder
+from libs.core.types import Event
 from libs.inference.localizer import Localizer
 from libs.media.many import Job, find_videos
 from libs.media.outputs import Summary, safe_name, summary_table, write_outputs
+from libs.media.probe import probe
+from libs.media.store import FeatureStore
+from libs.media.windows import FRAME_RATE_HZ, WINDOW_FRAMES, span
 from libs.training.distributed import start_ranks
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, folders, globs, or @LIST, a file of paths")
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="files, folders, globs, or @LIST, a file of paths")
     parser.add_argument("--checkpoint", required=True, metavar="CKPT", help="a checkpoint or a run's folder")
+    parser.add_argument("--features", type=Path, metavar="IN", help="extract.py's folder or pack, instead of decoding")
     parser.add_argument("--encoder", metavar="E", help="must be the one it was trained with (default: that one)")
     parser.add_argument("--tasks", metavar="1-2-3", help="the tasks to look for (default: all it was trained on)")
     parser.add_argument("--classes", metavar="A,B", help="look for these instead of --task's classes: free text")
@@ -33,6 +42,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if (args.classes is None) != (args.task is None):
         parser.error("--classes and --task go together")
+    if not args.videos and not (args.features and args.out):
+        parser.error("expected VIDEO, or --features and --out")
     if not 0 <= args.min_score <= 1:
         parser.error(f"--min-score {args.min_score}: expected a number from 0 to 1")
     return args
@@ -48,35 +59,89 @@ def open_localizer(args: argparse.Namespace) -> Localizer:
     return localizer
 
 
-def localize(job: Job, localizer: Localizer, args: argparse.Namespace) -> Summary:
-    """Localize one video and write all its files."""
-    video = job.path
-    found = localizer.localize_media(video, args.min_score, args.video_stream, args.audio_stream)
-    media, name, folder = found.media, safe_name(video), args.out or video.parent
+class Found(NamedTuple):
+    """What the outputs of one video are made of."""
+
+    events: list[Event]
+    duration: float
+    loudest: np.ndarray | None
+    notes: tuple[str, ...] | list[str] = ()
+
+
+def decode_and_localize(job: Job, localizer: Localizer, args: argparse.Namespace) -> Found:
+    found = localizer.localize_media(job.path, args.min_score, args.video_stream, args.audio_stream)
+    media = found.media
     loudest = abs(media.waveform_peaks).max(axis=1) if len(media.waveform_peaks) else None
-    tasks = {task.key: task.task_type for task in localizer.tasks}
-    write_outputs(folder, name, video, found.events, media.duration, loudest, tasks, media.notes)
-    for note in media.notes:
-        tqdm.write(f"{video}: {note}", file=sys.stderr)
-    return Summary(video.name, media.duration, found.events)
+    return Found(found.events, media.duration, loudest, media.notes)
+
+
+def localize_stored(job: Job, localizer: Localizer, store: FeatureStore, args: argparse.Namespace) -> Found:
+    features = store.read(job.name)
+    if job.path is None:
+        duration = span(len(features.visual), WINDOW_FRAMES, features.stride) / FRAME_RATE_HZ
+    else:
+        duration = probe(job.path).duration
+    events = localizer.localize_features(*features, duration, args.min_score)
+    return Found(events, duration, None)
+
+
+def open_features(args: argparse.Namespace, localizer: Localizer) -> FeatureStore | None:
+    """Raises UserError on features of another encoder than the checkpoint's."""
+    if args.features is None:
+        return None
+    store = FeatureStore(args.features)
+    if store.made_by["encoder"] != localizer.encoder.name:
+        raise UserError(
+            f"{args.features}: features of {store.made_by['encoder']}, the checkpoint was trained on those of "
+            f"{localizer.encoder.name}; extract them with that"
+        )
+    return store
+
+
+class Outputs:
+    """Where each video's files go, and whose they are."""
+
+    def __init__(self, out: Path | None):
+        self.out, self.taken = out, {}
+
+    def write(self, job: Job, found: Found, tasks: dict[str, str]) -> Summary:
+        """Raises UserError where another video's files have the name already."""
+        folder, name = self.out or job.path.parent, safe_name(job.path or f"{job.name}.npy")
+        shown = job.path.name if job.path else job.name
+        if other := self.taken.get((folder, name)):
+            raise UserError(f"{shown}: its files would be named {name}, as those of {other}; rename one")
+        write_outputs(folder, name, job.path, found.events, found.duration, found.loudest, tasks, found.notes)
+        self.taken[folder, name] = shown
+        return Summary(shown, found.duration, found.events)
 
 
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
-    jobs, failures = find_videos(args.videos)
+    jobs, failures = find_videos(args.videos) if args.videos else ([], [])
     with start_ranks(None, "float32"):
         localizer = open_localizer(args)
+        tasks = {task.key: task.task_type for task in localizer.tasks}
+        store = open_features(args, localizer)
+        if not args.videos:
+            jobs = [Job(name, None) for name in store.names()]
         if args.out:
             make_folder(args.out)
-        summaries = []
+        summaries, outputs = [], Outputs(args.out)
         for job in tqdm(jobs, unit="video", disable=None, leave=False):
             try:
-                summaries.append(localize(job, localizer, args))
+                if store is None:
+                    found = decode_and_localize(job, localizer, args)
+                else:
+                    found = localize_stored(job, localizer, store, args)
+                summaries.append(outputs.write(job, found, tasks))
             except UserError as error:
                 failures.append(str(error))
+                continue
+            for note in found.notes:
+                tqdm.write(f"{job.path}: {note}", file=sys.stderr)
     if summaries:
-        print(summary_table(summaries, {task.key: task.task_type for task in localizer.tasks}))
+        print(summary_table(summaries, tasks))
         print(f"pages: {args.out or 'beside the videos'}")
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data, evaluation, memory, network, nms
+from benchmarks import data, evaluation, media, memory, network, nms
 from benchmarks.case import Case, Setting
 from benchmarks.machine import describe, matmul_rates, slug
 from benchmarks.report import as_tree, head, loader_note, table
@@ -26,7 +26,9 @@ FOLDER = Path("build/benchmarks")  # not under version control
 
 def all_cases(setting: Setting) -> dict[str, Callable[[], Case]]:
     return {
-        name: build for part in (network, nms, evaluation, data, memory) for name, build in part.cases(setting).items()
+        name: build
+        for part in (network, nms, evaluation, data, memory, media)
+        for name, build in part.cases(setting).items()
     }
 
 

@@ -87,6 +87,10 @@ class Sizes:
     loader_videos: int = 192
     infer_videos: int = 64  # the large batch of the GPU
     matmul: int = 2_048  # rows and columns
+    media_size: tuple[int, int] = (1280, 720)
+    media_seconds: float = 60.0
+    long_size: tuple[int, int] = (320, 180)
+    media_minutes: tuple[float, ...] = (10, 20, 60)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 import math
 import os
-from fractions import Fraction
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from libs.media.writing import RATE_HZ, write_media
 
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -14,7 +16,6 @@ FLAGS = [
 SHOTS = os.environ.get("SHOTS")
 DURATION_S = 12.0
 FPS = 10
-SOUND_HZ = 48_000
 
 
 class Visit:
@@ -55,26 +56,18 @@ class Visit:
 
 
 def write_clip(path: Path) -> None:
-    """Moving colours in VP8 and a beep a second in Opus, in a WebM file."""
-    import av  # an extra
+    """Moving colours and a beep a second."""
+    time_s = np.arange(round(DURATION_S * RATE_HZ)) / RATE_HZ
+    sound = 0.5 * np.sin(2 * np.pi * 440 * time_s) * np.exp(-6 * (time_s % 1))
+    write_media(path, _pictures(), (320, 180), FPS, sound.astype(np.float32))
 
-    with av.open(str(path), "w") as file:
-        video = file.add_stream("libvpx", rate=FPS, options={"deadline": "realtime", "cpu-used": "8"})
-        video.width, video.height, video.pix_fmt = 320, 180, "yuv420p"
-        audio = file.add_stream("libopus", rate=SOUND_HZ, layout="mono")
-        y, x = np.mgrid[:180, :320]
-        for i in range(round(DURATION_S * FPS)):
-            disc = np.hypot(x - 160 - 100 * math.cos(i / 15), y - 90 - 50 * math.sin(i / 10)) < 28
-            picture = np.stack([x * 0.5 + disc * 95, y * 0.8 + disc * 60, np.full(x.shape, 90 + i % 60)], axis=-1)
-            file.mux(video.encode(av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")))
-        time_s = np.arange(round(DURATION_S * SOUND_HZ)) / SOUND_HZ
-        sound = (0.5 * np.sin(2 * np.pi * 440 * time_s) * np.exp(-6 * (time_s % 1))).astype(np.float32)
-        for start in range(0, sound.size, 960):
-            frame = av.AudioFrame.from_ndarray(sound[None, start : start + 960], format="flt", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = SOUND_HZ, start, Fraction(1, SOUND_HZ)
-            file.mux(audio.encode(frame))
-        file.mux(video.encode())
-        file.mux(audio.encode())
+
+def _pictures() -> Iterator[np.ndarray]:
+    y, x = np.mgrid[:180, :320]
+    for i in range(round(DURATION_S * FPS)):
+        disc = np.hypot(x - 160 - 100 * math.cos(i / 15), y - 90 - 50 * math.sin(i / 10)) < 28
+        picture = np.stack([x * 0.5 + disc * 95, y * 0.8 + disc * 60, np.full(x.shape, 90 + i % 60)], axis=-1)
+        yield picture.astype(np.uint8)
 
 
 def beeps(duration_s: float, number: int = 1200) -> np.ndarray:

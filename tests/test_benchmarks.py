@@ -25,6 +25,10 @@ TINY = Sizes(
     eval_classes=3,
     loader_videos=8,
     matmul=64,
+    media_size=(64, 48),
+    media_seconds=10.0,
+    long_size=(64, 48),
+    media_minutes=(0.2, 0.4),
 )
 
 

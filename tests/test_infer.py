@@ -1,6 +1,7 @@
 """infer.py and Localizer: from a checkpoint and a file to events."""
 
 import csv
+import glob
 import json
 
 import numpy as np
@@ -188,3 +189,63 @@ def test_a_file_that_is_no_video(tmp_path):
     (tmp_path / "x.mp4").write_bytes(b"")
     with pytest.raises(MediaError):
         Localizer.from_checkpoint(save_checkpoint(tmp_path), device="cpu").localize(tmp_path / "x.mp4")
+
+
+@pytest.mark.parametrize("place", ["features", "features.h5"])
+def test_from_features(tmp_path, clip, run_script, place):
+    """With the videos, and without them: the events that decoding leads to, but for features in float16."""
+    checkpoint, features = save_checkpoint(tmp_path), tmp_path / place
+    assert run_script("extract.py", clip, "--out", features)[0] == 0
+    expected = Localizer.from_checkpoint(checkpoint, device="cpu").localize(clip, 0.05)
+    for videos, out in (([clip], tmp_path / "with"), ([], tmp_path / "without")):
+        status, text, err = run_script(
+            "infer.py", *videos, "--features", features, "--checkpoint", checkpoint, "--out", out, "--min-score", 0.05
+        )
+        assert status == 0, err
+        assert "ä clip" in text
+        rows = list(csv.DictReader((out / "ä clip.csv").open(encoding="utf-8")))
+        assert len(rows) == pytest.approx(len(expected), abs=3)
+        best = max(float(row["score"]) for row in rows)
+        assert best == pytest.approx(expected[0].score, abs=0.02)
+        assert ("clip.mp4" in (out / "ä clip.html").read_text(encoding="utf-8")) == bool(videos)
+
+
+def test_features_that_are_not_the_networks(tmp_path, clip, run_script):
+    checkpoint, features = save_checkpoint(tmp_path), tmp_path / "features"
+
+    def refused(*more):
+        status, _, err = run_script(
+            "infer.py", clip, "--features", features, "--checkpoint", checkpoint, "--out", tmp_path / "o", *more
+        )
+        assert err.count("\n") == 1
+        return status, err
+
+    assert refused() == (2, f"error: {features}: no features that say what made them; make them with extract.py\n")
+    assert run_script("extract.py", clip, "--out", features, "--stride", 8)[0] == 0
+    status, err = refused()
+    assert (status, "extract with --stride 4" in err) == (1, True)
+    note = features / "encoder.json"
+    note.write_text(note.read_text().replace("builtin", "hf:x"))
+    status, err = refused()
+    assert status == 2
+    assert "features of hf:x, the checkpoint was trained on those of builtin" in err
+    note.write_text(note.read_text().replace("hf:x", "builtin"))
+    for path in features.glob("*audio.npy"):
+        np.save(path, np.zeros((3, BUILTIN.audio_dim)))
+    status, err = refused()
+    assert (status, "extract them again" in err) == (1, True)
+
+
+def test_two_videos_whose_files_would_have_one_name(tmp_path, run_script):
+    clips = [write_clip(tmp_path / name, 2) for name in ("a?.mp4", "a*.mp4")]
+    status, text, err = run_script(
+        "infer.py",
+        *map(glob.escape, map(str, clips)),
+        "--checkpoint",
+        save_checkpoint(tmp_path),
+        "--out",
+        tmp_path / "o",
+    )
+    assert status == 1
+    assert "a*.mp4: its files would be named a_, as those of a?.mp4; rename one" in err
+    assert "a?.mp4" in text

@@ -17,6 +17,7 @@ import pytest
 from libs.core.types import Event
 from libs.media.outputs import write_outputs
 from tests.browser import DURATION_S, FLAGS, SHOTS, Visit, beeps, write_clip
+from tests.clips import write_clip as write_sound
 
 pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install -e .[test]")
@@ -63,18 +64,19 @@ def chromium() -> Iterator:
 @pytest.fixture
 def visit(chromium, clip, tmp_path):
     """Write the page of some events and open it; at the end nothing was asked from elsewhere, nothing complained of."""
-    visits = []
+    visits, videos = [], []
 
     def open_page(events=EVENTS, duration_s=DURATION_S, video_path=clip, peaks=None, notes=(), **context) -> Visit:
         peaks = beeps(duration_s) if peaks is None else peaks
         paths = write_outputs(tmp_path / "out", "clip", video_path, events, duration_s, peaks, TASKS, notes)
+        videos.extend(path.as_uri() for path in [video_path] if path)
         visits.append(Visit(chromium, paths[-1].as_uri(), **context))
         return visits[-1]
 
     yield open_page
-    allowed = ((tmp_path / "out" / "clip.html").as_uri(), clip.as_uri(), "data:,")
+    allowed = ((tmp_path / "out" / "clip.html").as_uri(), *videos, "data:,")
     for one in visits:
-        strangers = [url for url in one.requests if url not in allowed]
+        strangers = [url for url in one.requests if url.partition("#")[0] not in allowed]
         one.context.close()
         assert strangers == [] and one.complaints == []
 
@@ -108,9 +110,25 @@ def test_the_slider_hides_bars_and_lanes(visit):
     assert page.bars().count() == 9 and page.page.locator("#empty").is_hidden()
 
 
-def test_a_click_seeks_plays_and_stops(visit):
-    page = visit()
+def test_h264_and_aac(visit, tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_clip(path)
+    click_a_bar(visit(video_path=path))
+
+
+def test_sound_alone_is_played_too(visit, tmp_path):
+    path = write_sound(tmp_path / "sound.mp4", DURATION_S, picture=False)
+    page = visit(video_path=path)
+    click_a_bar(page)
+    assert page.player("videoWidth") == 0
+    page.page.locator("#stage.sound").wait_for()
+    page.shot("sound_alone")
+
+
+def click_a_bar(page):
+    """What is played, and a click goes there to within 0.1 s."""
     page.wait("player.readyState >= 2")
+    assert page.player("duration") == pytest.approx(DURATION_S, abs=0.1)
     # Where it was the moment after the click, before any playing.
     page.page.evaluate(
         "document.getElementById('player').addEventListener('seeked', () => { window.landed ??= player.currentTime; })"
@@ -118,6 +136,21 @@ def test_a_click_seeks_plays_and_stops(visit):
     page.page.get_by_role("button", name="dog barking, 4.3–5.1 s").click()
     page.wait("window.landed !== undefined")
     assert page.page.evaluate("window.landed") == pytest.approx(4.3, abs=0.1)
+
+
+def test_an_address_may_name_a_time(visit):
+    page = visit()
+    page.wait("player.readyState >= 2")
+    page.page.goto(page.page.url + "#t=4.5")
+    page.wait("Math.abs(player.currentTime - 4.5) < 0.1")
+    page.page.reload()
+    page.wait("player.readyState >= 2 && Math.abs(player.currentTime - 4.5) < 0.1")
+    assert page.page.locator("#clock").inner_text() == "0:04.5"
+
+
+def test_a_click_seeks_plays_and_stops(visit):
+    page = visit()
+    click_a_bar(page)
     page.wait("player.currentTime > 4.4")
     assert "dog barking" in page.page.locator("#now").inner_text() and page.page.locator(".bar.now").count() == 3
     page.wait("player.paused")

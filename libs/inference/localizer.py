@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,8 +44,8 @@ class Localizer:
     def __init__(self, model: UniAV, tasks: list[TaskSpec], encoder: Encoder, class_names: dict[str, list[str]]):
         """model: in evaluation mode, the tasks' prompts set. class_names: of each task, by label_id."""
         self.model, self.tasks, self.encoder, self.class_names = model, tasks, encoder, class_names
-        # One decoding serves all tasks: windows at the largest common stride, of which each task takes every n-th.
         self.nearest: dict[str, Tensor] = {}  # of replaced classes: the trained class whose boundaries each takes
+        # One decoding serves all tasks: windows at the largest common stride, of which each task takes every n-th.
         self.stride = math.gcd(*(task.dataset.feat_stride for task in tasks))
 
     @classmethod
@@ -117,17 +118,39 @@ class Localizer:
     def localize_media(
         self, path: str | Path, min_score: float, video_stream: int | None = None, audio_stream: int | None = None
     ) -> Localized:
+        """`localize`, and what was read of the video. Streams are indices in the file, None the container's best."""
         media = extract(path, self.encoder, self.stride, video_stream, audio_stream)
-        visual, audio = torch.from_numpy(media.visual), torch.from_numpy(media.audio)
-        events = [e for task in self.tasks for e in self._events(task, visual, audio, media.duration, min_score)]
-        return Localized(sorted(events, key=lambda event: -event.score), media)
+        return Localized(
+            self.localize_features(media.visual, media.audio, self.stride, media.duration, min_score), media
+        )
+
+    def localize_features(
+        self, visual: np.ndarray, audio: np.ndarray, stride: int, duration: float, min_score: float = 0.1
+    ) -> list[Event]:
+        """The events of features (T, Dv) and (T, Da), windows `stride` frames apart, of a video of `duration` seconds.
+
+        Raises ConfigError where the widths are not the network's, or a task's windows are not every n-th of these.
+        """
+        config = self.model.config
+        found, expected = (visual.shape[1], audio.shape[1]), (config.input_dim_visual, config.input_dim_audio)
+        if found != expected:
+            raise ConfigError(f"features of {found} numbers, the network takes {expected}; extract with its encoder")
+        for task in self.tasks:
+            if task.dataset.feat_stride % stride:
+                raise ConfigError(
+                    f"windows {stride} frames apart, {task.key} needs {task.dataset.feat_stride}; extract with "
+                    f"--stride {self.stride}"
+                )
+        streams = torch.from_numpy(visual), torch.from_numpy(audio)
+        events = [e for task in self.tasks for e in self._events(task, *streams, stride, duration, min_score)]
+        return sorted(events, key=lambda event: -event.score)
 
     @torch.inference_mode()
     def _events(
-        self, task: TaskSpec, visual: Tensor, audio: Tensor, duration: float, min_score: float
+        self, task: TaskSpec, visual: Tensor, audio: Tensor, stride: int, duration: float, min_score: float
     ) -> Iterable[Event]:
-        spec, step = task.dataset, task.dataset.feat_stride // self.stride
-        visual, audio = visual[::step], audio[::step]
+        spec, step = task.dataset, task.dataset.feat_stride // stride
+        visual, audio = visual[::step].float(), audio[::step].float()
         clip = Clip(
             "video",
             duration,

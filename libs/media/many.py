@@ -22,10 +22,10 @@ MEDIA_SUFFIXES = frozenset(f"{VIDEO_SUFFIXES} {SOUND_SUFFIXES}".split())  # what
 
 
 class Job(NamedTuple):
-    """A file, and the name that its features get."""
+    """The name that a file's features have, and the file, None where only its features are known."""
 
     name: str
-    path: Path
+    path: Path | None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -78,6 +79,45 @@ def _reading(path: Path) -> Iterator[h5py.File]:
             yield pack
     except (OSError, KeyError) as error:
         raise UserError(f"{path}: not a readable HDF5 pack ({error}); choose another --out") from None
+
+
+class Stored(NamedTuple):
+    """Features that extract.py made of one video: visual (T, Dv), audio (T, Da), and how many frames apart."""
+
+    visual: np.ndarray
+    audio: np.ndarray
+    stride: int
+
+
+class FeatureStore:
+    """What extract.py wrote, for reading: a folder of .npy files or a pack. `made_by`: what made them."""
+
+    def __init__(self, place: Path):
+        """Raises UserError where there are no features, or none that say what made them."""
+        self.place, found = place, read_made_by(place) if place.exists() else None
+        if found is None or not found.keys() >= {"encoder", "stride"}:
+            raise UserError(f"{place}: no features that say what made them; make them with extract.py")
+        self.made_by = found
+
+    def names(self) -> list[str]:
+        if self.place.suffix in PACK_SUFFIXES:
+            with _reading(self.place) as pack:
+                return sorted(set(pack["visual"]) & set(pack["audio"]))
+        ends = [f"{suffix}.npy" for suffix in SUFFIXES]
+        found = [{p.name.removesuffix(end) for p in self.place.glob(f"*{glob_safe(end)}")} for end in ends]
+        return sorted(set.intersection(*found))
+
+    def read(self, name: str) -> Stored:
+        """Raises UserError where a video's features are missing, damaged, or differ in length."""
+        if self.place.suffix in PACK_SUFFIXES:
+            with _reading(self.place) as pack:
+                visual, audio = (pack[modality][name][()] for modality in MODALITIES)
+        else:
+            paths = (self.place / f"{name}{suffix}.npy" for suffix in SUFFIXES)
+            visual, audio = (read_array(path, "features (T, width)") for path in paths)
+        if visual.ndim != 2 or audio.ndim != 2 or len(visual) != len(audio) or len(visual) == 0:
+            raise UserError(f"{self.place}: {name} has features {visual.shape} and {audio.shape}; extract them again")
+        return Stored(visual, audio, int(self.made_by["stride"]))
 
 
 class NpyStore:
