@@ -4,7 +4,8 @@ python extract.py clips/ --encoder builtin --out data/mine/av_features
 python extract.py 'talks/**/*.mp4' @more.txt --encoder hf:openai/clip-vit-base-patch32,builtin --out mine.h5
 torchrun --nproc_per_node 4 extract.py clips/ --encoder one-peace --out features
 
-What was done before is not done again. Exit status 1 if a video failed; the others are there.
+A video's features are named as its file is: two of one name need two --out. What was done before is not done again.
+Exit status 1 if a video failed; the others are there.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from libs.core.errors import UserError, exit_on_user_error
 from libs.media.encoders import CHOICES
-from libs.media.many import Outcome, Plan, Worker, extract_all, find_videos, my_share
+from libs.media.many import Outcome, Plan, Worker, any_failed, extract_all, find_videos, my_share, usable_cores
 from libs.media.reading import import_av
 from libs.media.store import SUFFIXES
 from libs.media.windows import STRIDES
@@ -52,7 +53,7 @@ def share_cores(asked: int | None, encoder: str, jobs: int) -> tuple[int, int]:
     """Processes, and the threads of the decoder in each."""
     if asked is not None and asked < 1:
         raise UserError(f"--workers {asked}: expected at least 1")
-    cores = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     workers = max(1, min(asked or (cores if encoder == "builtin" else 1), jobs))
     return workers, max(1, cores // workers)
 
@@ -110,9 +111,10 @@ def main() -> None:
         report.failed += problems
     for outcome in extract_all(left, worker, workers):
         report.add(outcome)
+    failed = any_failed(bool(report.failed))
     worker.store.finish()
     report.close(len(jobs) - len(left))
-    sys.exit(1 if report.failed else 0)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

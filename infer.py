@@ -3,7 +3,7 @@
 python infer.py clip.mp4 --checkpoint ckpt/demo_video_make
 python infer.py videos/ --checkpoint ckpt/demo_video_make --min-score 0.3 --out found
 python infer.py videos/ --checkpoint ckpt/demo_video_make --features features/   # extract.py's, not made again
-python infer.py --checkpoint ckpt/demo_video_make --features features/ --out found   # without the videos
+python infer.py --checkpoint ckpt/demo_video_make --features features/   # without the videos
 """
 
 import argparse
@@ -18,9 +18,10 @@ from libs.core.errors import ConfigError, UserError, exit_on_user_error
 from libs.core.files import make_folder
 from libs.core.types import Event
 from libs.inference.localizer import Localizer
-from libs.media.many import Job, find_videos
+from libs.media.many import Job, find_videos, what_failed
 from libs.media.outputs import Summary, safe_name, summary_table, write_outputs
 from libs.media.probe import probe
+from libs.media.reading import shown
 from libs.media.store import FeatureStore
 from libs.media.windows import FRAME_RATE_HZ, WINDOW_FRAMES, span
 from libs.training.distributed import start_ranks
@@ -36,14 +37,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--classes", metavar="A,B", help="look for these instead of --task's classes: free text")
     parser.add_argument("--task", metavar="TYPE", help="whose classes --classes replaces, such as SED")
     parser.add_argument("--min-score", type=float, default=0.1, metavar="S", help="leave out what scores less (0.1)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: beside each video")
+    parser.add_argument("--out", type=Path, default=Path("found"), metavar="DIR", help="default: found")
     parser.add_argument("--video-stream", type=int, metavar="N", help="index in the container (default: its best)")
     parser.add_argument("--audio-stream", type=int, metavar="N", help="index in the container (default: its best)")
     args = parser.parse_args()
     if (args.classes is None) != (args.task is None):
         parser.error("--classes and --task go together")
-    if not args.videos and not (args.features and args.out):
-        parser.error("expected VIDEO, or --features and --out")
+    if not args.videos and not args.features:
+        parser.error("expected VIDEO or --features")
     if not 0 <= args.min_score <= 1:
         parser.error(f"--min-score {args.min_score}: expected a number from 0 to 1")
     return args
@@ -80,7 +81,7 @@ def localize_stored(job: Job, localizer: Localizer, store: FeatureStore, args: a
     if job.path is None:
         duration = span(len(features.visual), WINDOW_FRAMES, features.stride) / FRAME_RATE_HZ
     else:
-        duration = probe(job.path).duration
+        duration = probe(job.path, args.video_stream, args.audio_stream).duration
     events = localizer.localize_features(*features, duration, args.min_score)
     return Found(events, duration, None)
 
@@ -90,9 +91,9 @@ def open_features(args: argparse.Namespace, localizer: Localizer) -> FeatureStor
     if args.features is None:
         return None
     store = FeatureStore(args.features)
-    if store.made_by["encoder"] != localizer.encoder.name:
+    if store.made_by.encoder != localizer.encoder.name:
         raise UserError(
-            f"{args.features}: features of {store.made_by['encoder']}, the checkpoint was trained on those of "
+            f"{args.features}: features of {store.made_by.encoder}, the checkpoint was trained on those of "
             f"{localizer.encoder.name}; extract them with that"
         )
     return store
@@ -101,18 +102,18 @@ def open_features(args: argparse.Namespace, localizer: Localizer) -> FeatureStor
 class Outputs:
     """Where each video's files go, and whose they are."""
 
-    def __init__(self, out: Path | None):
-        self.out, self.taken = out, {}
+    def __init__(self, folder: Path):
+        make_folder(folder)
+        self.folder, self.taken = folder, {}
 
     def write(self, job: Job, found: Found, tasks: dict[str, str]) -> Summary:
         """Raises UserError where another video's files have the name already."""
-        folder, name = self.out or job.path.parent, safe_name(job.path or f"{job.name}.npy")
-        shown = job.path.name if job.path else job.name
-        if other := self.taken.get((folder, name)):
-            raise UserError(f"{shown}: its files would be named {name}, as those of {other}; rename one")
-        write_outputs(folder, name, job.path, found.events, found.duration, found.loudest, tasks, found.notes)
-        self.taken[folder, name] = shown
-        return Summary(shown, found.duration, found.events)
+        name, title = safe_name(job.name), job.path.name if job.path else job.name
+        if other := self.taken.get(name):
+            raise UserError(f"{title}: its files would be named {name}, as those of {other}; rename one")
+        write_outputs(self.folder, job.name, job.path, found.events, found.duration, found.loudest, tasks, found.notes)
+        self.taken[name] = title
+        return Summary(title, found.duration, found.events)
 
 
 @exit_on_user_error
@@ -125,8 +126,6 @@ def main() -> None:
         store = open_features(args, localizer)
         if not args.videos:
             jobs = [Job(name, None) for name in store.names()]
-        if args.out:
-            make_folder(args.out)
         summaries, outputs = [], Outputs(args.out)
         for job in tqdm(jobs, unit="video", disable=None, leave=False):
             try:
@@ -135,14 +134,14 @@ def main() -> None:
                 else:
                     found = localize_stored(job, localizer, store, args)
                 summaries.append(outputs.write(job, found, tasks))
-            except UserError as error:
-                failures.append(str(error))
+            except Exception as error:  # whatever it is, the rest goes on
+                failures.append(what_failed(job.path or job.name, error))
                 continue
             for note in found.notes:
-                tqdm.write(f"{job.path}: {note}", file=sys.stderr)
+                tqdm.write(f"{shown(job.path)}: {note}", file=sys.stderr)
     if summaries:
         print(summary_table(summaries, tasks))
-        print(f"pages: {args.out or 'beside the videos'}")
+        print(f"pages: {args.out}")
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     sys.exit(1 if failures else 0)

@@ -7,8 +7,13 @@ import sys
 from setuptools import setup
 
 CSRC = "libs/ops/csrc"
-# A100 and H100/H200, and PTX that later cards compile for themselves.
-CUDA_ARCHITECTURES = ("compute_80,code=sm_80", "compute_90,code=sm_90", "compute_90,code=compute_90")
+# T4, A100 and H100/H200, and PTX that later cards compile for themselves.
+CUDA_ARCHITECTURES = (
+    "compute_75,code=sm_75",
+    "compute_80,code=sm_80",
+    "compute_90,code=sm_90",
+    "compute_90,code=compute_90",
+)
 
 
 def say(message: str) -> None:
@@ -53,7 +58,24 @@ def extensions() -> dict:
         sources = [f"{CSRC}/nms_cuda.cu", f"{CSRC}/nms_cuda_binding.cpp"]
         arguments = {"cxx": ["-O3"], "nvcc": nvcc}
         modules.append(CUDAExtension("libs.ops._nms_cuda", sources, extra_compile_args=arguments, **common))
-    return {"ext_modules": modules, "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=False)}}
+    return {"ext_modules": modules, "cmdclass": {"build_ext": forgiving(BuildExtension.with_options(use_ninja=False))}}
+
+
+def forgiving(build_ext: type) -> type:
+    """A build_ext that goes on without the CUDA extension where PyTorch refuses the compilers before it starts them."""
+
+    class Forgiving(build_ext):
+        def build_extensions(self):
+            try:
+                super().build_extensions()
+            except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+                if not any(module.name.endswith("_cuda") for module in self.extensions):
+                    raise
+                say(f"{' '.join(str(error).split())}, so NMS on the GPU is left out")
+                self.extensions = [module for module in self.extensions if not module.name.endswith("_cuda")]
+                super().build_extensions()
+
+    return Forgiving
 
 
 if __name__ == "__main__":

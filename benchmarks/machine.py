@@ -1,8 +1,8 @@
 """The machine that the numbers are of."""
 
-import os
 import platform
 import re
+import subprocess
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,15 +10,27 @@ from pathlib import Path
 import torch
 
 from benchmarks.case import Setting
+from libs.media.many import usable_cores
 
 REPEATS = 5
 
 
+def commit() -> str:
+    """The checkout's commit, with a + if files differ from it."""
+    root = Path(__file__).resolve().parent.parent
+    told = [
+        subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True).stdout.strip()
+        for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+    ]
+    return told[0] + "+" * bool(told[1]) if told[0] else "unknown"
+
+
 def describe(setting: Setting) -> dict[str, str | int]:
     about = {
+        "commit": commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -46,7 +46,7 @@ def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
 def write_source(path: Path, size: tuple[int, int]) -> None:
     """SOURCE_S seconds of the video demo, H.264 and AAC."""
     scene = make_scene("source", np.random.default_rng(0), SOURCE_S)
-    write_scene(scene._replace(size=size, fps=25), path, [0], [])
+    write_scene(scene._replace(size=size, fps=25), path, [0])
 
 
 def repeat(source: Path, target: Path, seconds: float) -> None:

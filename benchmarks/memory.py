@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("device", metavar="DEVICE")
     parser.add_argument("way", metavar="WAY", help="plain, or the fields of a NetworkVariant as JSON")
     args = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = False  # as benchmarks.__main__
     way = None if args.way == "plain" else NetworkVariant(*json.loads(args.way))
     print(json.dumps(train(Setting(load_config(args.config, []), torch.device(args.device)), way)))
 

@@ -67,7 +67,7 @@ def run_case(name: str, build: Callable[[], Case], device: torch.device, repeats
                 result.values[way].append(_measure(run, case, device, calls[way])[0])
     finally:
         case.close()
-        del case
+        case = again = None  # networks and all
         release_memory()
     return result
 

@@ -40,7 +40,7 @@ def test_an_event_is_seen_and_heard_while_it_lasts(label):
     assert differs[during].mean() > (0.3 if seen else -1)  # a drum is seen at its beats
     assert differs.any() == seen
 
-    sound, silence = (demo.play(scene, np.random.default_rng(1), []) for scene in (with_it, without))
+    sound, silence = (demo.play(scene, np.random.default_rng(1)) for scene in (with_it, without))
     second = np.arange(len(sound)) / RATE_HZ
     louder = np.abs(sound - silence) > 0.01
     assert not louder[(second < 2) | (second >= 4)].any()
@@ -49,7 +49,7 @@ def test_an_event_is_seen_and_heard_while_it_lasts(label):
 
 def test_recordings_are_heard_behind():
     scene, tone = scene_of("bell", True, False), np.sin(np.arange(RATE_HZ) / 20).astype(np.float32)
-    plain, mixed = (demo.play(scene, np.random.default_rng(1), recordings) for recordings in ([], [tone]))
+    plain, mixed = (demo.play(scene, np.random.default_rng(1), recording) for recording in (None, tone))
     assert len(mixed) == len(plain) == 6 * RATE_HZ
     assert np.corrcoef(mixed, np.resize(tone, len(mixed)))[0, 1] > 0.7 > abs(np.corrcoef(plain, mixed)[0, 1])
 
@@ -93,7 +93,11 @@ def test_from_clips_to_a_page(tmp_path, monkeypatch):
     assert suffixes == {".mp4", ".webm"}
 
     run(ROOT / "extract.py", made / "clips", "--out", made / "features", folder=tmp_path)
-    short = [f"TASK{i}.epochs=1" for i in (1, 2, 3)] + ["opt.num_train_epochs=1", "opt.warmup_epochs=1"]
+    short = [f"TASK{i}.{key}" for i in (1, 2, 3) for key in ("epochs=1", "batch_size=4")]
+    short += ["opt.num_train_epochs=1", "opt.warmup_epochs=1"]
+        "opt.num_train_epochs=1",
+        "opt.warmup_epochs=1",
+    ]
     run(ROOT / "train.py", CONFIG, "--output", "t", "-o", *short, folder=tmp_path)
     ckpt = tmp_path / "ckpt/demo_video_t"
     run(ROOT / "eval.py", CONFIG, ckpt, folder=tmp_path)

@@ -1,12 +1,16 @@
 """Encoders: what builtin sees and hears, and transformers' checkpoints, tiny and random, from a folder."""
 
+import json
+import shutil
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from libs.core.configfile import load_config
 from libs.core.errors import UserError
 from libs.media.encoders import make_encoder
 from libs.media.windows import WINDOW_FRAMES, WINDOW_SAMPLES, WindowBatch
@@ -181,6 +185,11 @@ def checkpoints(tmp_path_factory):
             t.ASTFeatureExtractor(max_length=128, num_mel_bins=32),
         ),
         "clap": (t.ClapModel(clap), t.ClapFeatureExtractor()),
+        "resnet": (
+            t.ResNetModel(t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])),
+            t.ConvNextImageProcessor(size={"shortest_edge": 32}),
+        ),
+        "half": (t.VideoMAEModel(t.VideoMAEConfig(**SMALL, **PICTURE)).half(), t.VideoMAEImageProcessor(**sizes)),
     }
     for name, saved in parts.items():
         for part in (*saved, _tokenizer(transformers)):
@@ -206,6 +215,8 @@ def _tokenizer(transformers):
         ("siglip", "ast", (16, 16, 16)),
         ("videomae", "builtin", (16, 240, 0)),
         ("builtin", "clap", (256, 8, 8)),
+        ("resnet", "builtin", (16, 240, 0)),
+        ("half", "builtin", (16, 240, 0)),
     ],
 )
 def test_hf(checkpoints, visual, audio, dims):
@@ -240,3 +251,37 @@ def test_hf_errors(checkpoints, tmp_path):
         with pytest.raises(UserError, match=said) as caught:
             make_encoder(f"hf:{names}")
         assert "\n" not in str(caught.value)
+
+
+def test_other_classes_by_text_from_training_on(checkpoints, tiny, run_script, tmp_path):
+    """Features, prompts and a network of one encoder with text; then classes that it was never trained on."""
+    pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
+    from tests.clips import write_clip
+
+    encoder = f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}"
+    json_file = load_config(tiny / "tiny.yaml").tasks["TASK3"].dataset.json_file
+    videos = json.loads(Path(json_file).read_text())["database"]
+    clip = write_clip(tmp_path / "clip.mp4", 4)
+    status, _, err = run_script("extract.py", clip, "--encoder", encoder, "--out", tmp_path / "features")
+    assert status == 0, err
+    for path in (tmp_path / "features").glob("clip*.npy"):
+        for name in videos:
+            shutil.copy(path, path.with_name(path.name.replace("clip", name, 1)))
+    settings = ["--tasks", "3", "-o", f"model.encoder={encoder}", "model.text_dim=16"]
+    settings += ["model.input_dim_visual=8", "model.input_dim_audio=8"]
+    settings += [
+        f"TASK3.dataset.feat_folder={tmp_path / 'features'}",
+        f"TASK3.dataset.prompt_file={tmp_path / 'p.npy'}",
+    ]
+    status, out, err = run_script("tools/make_prompts.py", tiny / "tiny.yaml", *settings)
+    assert status == 0, err
+    assert "A sound event of" in out
+    status, _, err = run_script("tools/make_prompts.py", tiny / "tiny.yaml", *settings)
+    assert (status, "--replace replaces it" in err) == (2, True)
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "t", *settings)
+    assert status == 0, err
+    found = ("infer.py", clip, "--checkpoint", tiny / "ckpt/tiny_t", "--min-score", 0, "--out", tmp_path / "found")
+    status, _, err = run_script(*found, "--classes", "a dog barks, a car passes", "--task", "SED")
+    assert status == 0, err
+    text = (tmp_path / "found/clip.csv").read_text()
+    assert "SED,a dog barks" in text and "SED,a car passes" in text

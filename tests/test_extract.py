@@ -1,9 +1,12 @@
 """extract.py as a user calls it, and the function that it shares with infer.py."""
 
 import json
+import shutil
+import subprocess
 import sys
 import tracemalloc
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -16,7 +19,7 @@ from libs.media.encoders import make_encoder
 from libs.media.extract import extract
 from libs.media.many import Job, Outcome, Plan, Worker, extract_all, find_videos
 from libs.media.store import SUFFIXES, read_made_by
-from tests.conftest import NEEDS_SHARED, SHARED
+from tests.conftest import NEEDS_SHARED, ROOT, SHARED
 
 pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
 
@@ -288,3 +291,37 @@ def test_chosen_streams(tmp_path, run_script):
     assert not np.array_equal(load(tmp_path / "0", path.stem)[0], load(tmp_path / "3", path.stem)[0])
     status, _, err = run_script("extract.py", path, "--out", tmp_path / "x", "--audio-stream", 9)
     assert status == 1 and "no audio stream 9; its streams are 0 (video, h264), 1 (audio, aac), 3" in err
+
+
+def test_torchrun_waits_for_the_rest(clips, tmp_path):
+    """One rank's broken video does not end the other rank at work."""
+    folder, out = tmp_path / "clips", tmp_path / "out.h5"
+    shutil.copytree(clips, folder)
+    (folder / "0 broken.mp4").write_bytes(b"")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*command, ROOT / "extract.py", folder, "--out", out], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("failed: ") >= 1 and "0 broken.mp4" in done.stderr
+    with h5py.File(out) as pack:
+        assert set(pack["visual"]) == {"a", "b", "ç 音 [1]"}
+    assert not (tmp_path / "out.h5.parts").exists()
+
+
+def test_other_streams_are_other_features(clips, tmp_path, run_script):
+    clip = clips / "a.mp4"
+    assert run_script("extract.py", clip, "--out", tmp_path / "out")[0] == 0
+    status, _, err = run_script("extract.py", clip, "--out", tmp_path / "out", "--audio-stream", 1)
+    assert (status, "holds other features (streams best, now audio 1)" in err) == (2, True)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "a.mp4").touch()
+
+    def iterdir(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    jobs, problems = find_videos([str(tmp_path / "shut"), str(tmp_path / "a.mp4")])
+    assert [job.name for job in jobs] == ["a"]
+    assert problems == [f"{tmp_path / 'shut'}: Permission denied"]

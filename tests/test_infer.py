@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import itertools
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from libs.core.configfile import from_tree
 from libs.core.errors import CheckpointError, ConfigError, MediaError, UserError
 from libs.core.types import Event
-from libs.inference.localizer import Localizer
+from libs.inference.localizer import Localizer, _pieces
 from libs.media.encoders import make_encoder
 from libs.modeling.uniav import UniAV
 from tests.conftest import tiny_tree
@@ -178,6 +179,10 @@ def test_other_classes_by_text(tmp_path, clip, monkeypatch):
     assert len(expected) > 5
     for event in expected[:5]:
         assert any(abs(event.score - e.score) < 1e-5 and event.label == e.label for e in after)
+    # Another list is compared with the trained prompts again, not with the first list's.
+    monkeypatch.setattr(localizer.encoder, "encode_text", lambda sentences: trained.numpy())
+    localizer.set_classes("SED", list("abcdef")[: len(trained)])
+    assert localizer.nearest["TASK3"].tolist() == list(range(len(trained)))
     monkeypatch.undo()
     with pytest.raises(UserError):
         localizer.set_classes("SED", ["x"])
@@ -249,3 +254,74 @@ def test_two_videos_whose_files_would_have_one_name(tmp_path, run_script):
     assert status == 1
     assert "a*.mp4: its files would be named a_, as those of a?.mp4; rename one" in err
     assert "a?.mp4" in text
+
+
+def test_a_long_video_may_hold_more_events(tmp_path):
+    """The most detections of a video, 100 by default, are meant for one of a training clip's length."""
+    localizer = Localizer.from_checkpoint(save_checkpoint(tmp_path), tasks="3", device="cpu")
+    (task,) = localizer.tasks
+    most, length = task.test_cfg.max_seg_num, task.dataset.max_seq_len
+    rng = np.random.default_rng(0)
+
+    def found(windows):
+        dims = BUILTIN.visual_dim, BUILTIN.audio_dim
+        features = (rng.standard_normal((windows, dim)).astype(np.float32) for dim in dims)
+        return len(localizer.localize_features(*features, 4, windows / 4 + 1, 0.0))
+
+    assert found(length) <= most < found(20 * length) <= 20 * most
+
+
+def test_whatever_is_wrong_with_one_video_the_rest_goes_on(tmp_path, clip, run_script, monkeypatch):
+    """Errors that nobody foresaw, and memory that runs out."""
+    other, localize = write_clip(tmp_path / "other.mp4", 2), Localizer.localize_media
+    errors = iter([RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), ValueError("odd\nshape")])
+
+    def fails_on_clip(self, path, *rest):
+        if path == clip:
+            raise next(errors)
+        return localize(self, path, *rest)
+
+    monkeypatch.setattr(Localizer, "localize_media", fails_on_clip)
+    for said in (f"{clip}: memory ran out", f"{clip}: ValueError: odd shape"):
+        out = tmp_path / "found"
+        status, text, err = run_script("infer.py", clip, other, "--checkpoint", save_checkpoint(tmp_path), "--out", out)
+        assert status == 1
+        assert said in err
+        assert err.count("\n") == 1
+        assert "other.mp4" in text
+
+
+def test_pieces_tile_a_long_video():
+    for windows in (1, 160, 161, 200, 999, 14_400):
+        pieces = _pieces(windows, 10)
+        assert (len(pieces) == 1) == (windows <= 160)
+        assert pieces[0].first == 0
+        assert pieces[-1].last == windows
+        assert all(a.core_last == b.core_first for a, b in itertools.pairwise(pieces))
+        for piece in pieces:  # each sees at least MARGIN clips' length around its own moments, as far as there are any
+            assert piece.last - piece.first == min(windows, 160)
+            assert piece.first == 0 or piece.first <= piece.core_first - 20
+            assert piece.last == windows or piece.last >= piece.core_last + 20
+
+
+def test_a_long_video_has_the_events_of_its_parts(tmp_path, monkeypatch):
+    """In pieces as at once, but for what lies farther away than a piece sees."""
+    localizer = Localizer.from_checkpoint(save_checkpoint(tmp_path), tasks="3", device="cpu")
+    (task,) = localizer.tasks
+    rng, windows = np.random.default_rng(0), 18 * task.dataset.max_seq_len
+    features = [
+        rng.standard_normal((windows, dim)).astype(np.float32) for dim in (BUILTIN.visual_dim, BUILTIN.audio_dim)
+    ]
+    calls = []
+    piece = localizer._events_of_piece
+    monkeypatch.setattr(localizer, "_events_of_piece", lambda *a: calls.append(len(a[1])) or piece(*a))
+    localizer.localize_features(*features, 4, windows / 4 + 0.75, 0.0)
+    assert calls == [16 * task.dataset.max_seq_len] * 2
+    # The end of the video is the end of its second piece.
+    events = localizer.localize_features(*features, 4, windows / 4 + 0.75, 0.0)
+    first = windows - calls[0]
+    tail = localizer.localize_features(*(f[first:] for f in features), 4, calls[0] / 4 + 0.75, 0.0)
+    late = [e for e in tail if e.start > 8 * task.dataset.max_seq_len / 4]
+    assert len(late) > 5
+    found = {(e.label, round(e.start, 2), round(e.end, 2)) for e in events}
+    assert all((e.label, round(e.start + first / 4, 2), round(e.end + first / 4, 2)) in found for e in late)

@@ -5,6 +5,7 @@ import functools
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from libs.core.types import Prediction
 from libs.modeling.decode import decode
 from libs.ops.nms import NMS_METHODS, nms_1d, nms_1d_torch, vote_segments
-from setup import CUDA_ARCHITECTURES
+from setup import CUDA_ARCHITECTURES, forgiving
 from tests import oracles
 from tests.conftest import ROOT
 
@@ -226,7 +227,8 @@ def test_voting():
 @NEEDS_GPU
 @pytest.mark.parametrize("multiclass", [True, False])
 @pytest.mark.parametrize("method", NMS_METHODS)
-def test_decoding_on_the_gpu_is_the_cpus(method, multiclass, monkeypatch):
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # as where the CUDA kernel is missing
+def test_decoding_on_the_gpu_is_the_cpus(method, multiclass):
     """Voting too; and the candidates never leave the device."""
     from libs.core.configfile import from_tree
     from libs.core.types import Clip
@@ -271,11 +273,45 @@ def test_the_extension_is_built():
     assert list((ROOT / "libs/ops").glob("_nms_cpu*")), "the C++ extension was not built"
 
 
+@NEEDS_GPU
+def test_the_cuda_extension_is_built():
+    assert list((ROOT / "libs/ops").glob("_nms_cuda*")), "the CUDA extension was not built: install nvcc"
+
+
+def test_compilers_that_do_not_fit_leave_the_cuda_extension_out(capsys):
+    class BuildExt:
+        """As PyTorch's, which looks at the compilers before it builds anything."""
+
+        extensions = [types.SimpleNamespace(name=f"libs.ops._nms_{kind}") for kind in ("cpu", "cuda")]
+        built = ()
+
+        def build_extensions(self):
+            if any(module.name.endswith("_cuda") for module in self.extensions):
+                raise RuntimeError("The current installed version\nof g++ is too new")
+            self.built = [module.name for module in self.extensions]
+
+    build = forgiving(BuildExt)()
+    build.build_extensions()
+    assert build.built == ["libs.ops._nms_cpu"]
+    told = capsys.readouterr().err
+    assert "The current installed version of g++ is too new, so NMS on the GPU is left out" in told
+
+
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, CUDA's compiler")
 def test_the_cuda_kernel_compiles(tmp_path):
     """For every card it is built for, without anything of PyTorch."""
     flags = [f"-gencode=arch={architecture}" for architecture in CUDA_ARCHITECTURES]
-    command = ["nvcc", "-std=c++17", "-O3", "-Werror", "all-warnings", *flags, "-c", CSRC / "nms_cuda.cu"]
+    command = [
+        "nvcc",
+        "-std=c++17",
+        "-O3",
+        "--fmad=false",
+        "-Werror",
+        "all-warnings",
+        *flags,
+        "-c",
+        CSRC / "nms_cuda.cu",
+    ]
     done = subprocess.run([*map(str, command), "-o", str(tmp_path / "nms.o")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "nms.o").stat().st_size > 0

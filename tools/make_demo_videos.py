@@ -11,7 +11,6 @@ earlier run's files are replaced, nothing else is.
 
 import argparse
 import multiprocessing
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,7 +25,7 @@ from libs.core.configfile import load_config
 from libs.core.errors import ConfigError, exit_on_user_error
 from libs.core.files import make_folder, replacing, write_json
 from libs.media.decode import sound as decoded_sound
-from libs.media.many import find_videos
+from libs.media.many import find_videos, usable_cores
 from libs.media.probe import probe
 from libs.media.reading import import_av
 from libs.media.windows import SAMPLE_RATE_HZ
@@ -260,14 +259,12 @@ def draw(scene: Scene, rng: np.random.Generator) -> Iterator[np.ndarray]:
         yield (255 * picture.clip(0, 1)).astype(np.uint8)
 
 
-def play(scene: Scene, rng: np.random.Generator, recordings: list[np.ndarray]) -> np.ndarray:
-    """The sound of a scene, (S,) float32 at RATE_HZ: what is heard, in a noise and, if there are any, a recording."""
+def play(scene: Scene, rng: np.random.Generator, recording: np.ndarray | None = None) -> np.ndarray:
+    """The sound of a scene, (S,) float32 at RATE_HZ: what is heard, in a noise and, if there is one, a recording."""
     samples = round(scene.duration * RATE_HZ)
     heard = rng.uniform(0.002, 0.01) * rng.standard_normal(samples)
-    if recordings:
-        recording = recordings[rng.integers(len(recordings))]
-        start = rng.integers(max(1, len(recording) - samples))
-        piece = np.resize(recording[start:], samples)
+    if recording is not None:
+        piece = np.resize(recording, samples)
         heard += rng.uniform(0.01, 0.04) * piece / max(float(np.sqrt((piece**2).mean())), 1e-4)
     for event in scene.planted:
         if event.heard:
@@ -278,9 +275,18 @@ def play(scene: Scene, rng: np.random.Generator, recordings: list[np.ndarray]) -
     return heard.clip(-1, 1).astype(np.float32)
 
 
-def write_scene(scene: Scene, path: Path, seed: list[int], recordings: list[np.ndarray]) -> None:
+def piece_of(recordings: list[np.ndarray], scene: Scene, rng: np.random.Generator) -> np.ndarray | None:
+    """A stretch of one of the recordings, as long as the scene if that is as long."""
+    if not recordings:
+        return None
+    recording, samples = recordings[rng.integers(len(recordings))], round(scene.duration * RATE_HZ)
+    start = rng.integers(max(1, len(recording) - samples))
+    return recording[start : start + samples]
+
+
+def write_scene(scene: Scene, path: Path, seed: list[int], recording: np.ndarray | None = None) -> None:
     rng = np.random.default_rng(seed)
-    sound = play(scene, rng, recordings)
+    sound = play(scene, rng, recording)
     write_media(path, draw(scene, rng), scene.size, scene.fps, sound)
 
 
@@ -372,8 +378,11 @@ def main() -> None:
     work = [(scene, folder / "clips" / f"{scene.name}{scene.suffix}") for scene in clips]
     work[-1] = (clips[-1], folder / "long.mp4")
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
-        waiting = [pool.submit(write_scene, *pair, [seed, i], recordings) for i, pair in enumerate(work)]
+    with ProcessPoolExecutor(usable_cores(), context) as pool:
+        waiting = [
+            pool.submit(write_scene, scene, path, [seed, i], piece_of(recordings, scene, rng))
+            for i, (scene, path) in enumerate(work)
+        ]
         for future in tqdm(as_completed(waiting), total=len(work), unit="clip", disable=None):
             future.result()
     seconds = sum(scene.duration for scene in clips[:-1])

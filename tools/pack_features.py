@@ -19,6 +19,8 @@ from libs.datasets.annotations import load_annotations
 from libs.datasets.features import PACK_SUFFIXES, FeatureSource
 from libs.datasets.loaders import make_source
 
+VIDEOS_A_FLUSH = 100
+
 
 def open_part(part: Path, dtype: str) -> h5py.File:
     """The unfinished pack: an interrupted one of the same type is continued, a damaged one begun again."""
@@ -74,8 +76,10 @@ def main() -> None:
     source.lengths(videos)  # everything is there and fits, or nothing is written
     part = args.pack.with_name(f"{args.pack.name}.part")
     with open_part(part, args.dtype) as pack:
-        for video in tqdm(videos, desc=args.pack.name, unit="video", disable=None):
+        for i, video in enumerate(tqdm(videos, desc=args.pack.name, unit="video", disable=None)):
             add_video(pack, video, source, args.dtype)
+            if i % VIDEOS_A_FLUSH == 0:  # what is killed, too, goes on from here
+                pack.flush()
     part.replace(args.pack)
     print(f"{len(videos)} videos -> {args.pack}, {args.pack.stat().st_size / 1e6:.1f} MB, {args.dtype}")
 

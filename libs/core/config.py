@@ -21,11 +21,12 @@ MAX_TIOU_STEPS = 1000
 
 
 class TaskType(NamedTuple):
-    """What a task of a type is by default; every entry can be set per task in YAML."""
+    """What a task of a type is by default; all but the prompt can be set per task in YAML."""
 
     shows_in: tuple[str, ...]  # modalities in which its events show
     tious: tuple[float, ...]  # temporal IoU thresholds of its mAP
     drop_repeats: bool  # its annotations repeat themselves (ActivityNet)
+    prompt: str  # the sentence whose embedding stands for a class
 
 
 def parse_tious(text: str) -> tuple[float, ...]:
@@ -49,11 +50,11 @@ def parse_tious(text: str) -> tuple[float, ...]:
     return tious
 
 
-OTHER_TASK_TYPE = TaskType(("visual", "audio"), parse_tious("0.1:0.9:0.1"), False)
+OTHER_TASK_TYPE = TaskType(("visual", "audio"), parse_tious("0.1:0.9:0.1"), False, "An audio visual event of {label}.")
 TASK_TYPES = {
-    "TAL": TaskType(("visual",), parse_tious("0.5:0.95:0.05"), True),
+    "TAL": TaskType(("visual",), parse_tious("0.5:0.95:0.05"), True, "A visual event of {label}."),
     "AVEL": OTHER_TASK_TYPE,
-    "SED": TaskType(("audio",), parse_tious("0.1:0.9:0.1"), False),
+    "SED": TaskType(("audio",), parse_tious("0.1:0.9:0.1"), False, "A sound event of {label}."),
 }
 
 
@@ -168,6 +169,10 @@ class TaskSpec(Section):
     @property
     def defaults(self) -> TaskType:
         return TASK_TYPES.get(self.task_type, OTHER_TASK_TYPE)
+
+    def sentence(self, label: str) -> str:
+        """A class's prompt (method.md §1)."""
+        return self.defaults.prompt.format(label=label)
 
     @property
     def tious(self) -> tuple[float, ...]:

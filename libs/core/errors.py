@@ -29,6 +29,12 @@ class TrainingError(UserError):
     """Training cannot go on, for example because a loss is not finite."""
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Python's error, PyTorch's for its CPU and GPU memory, and what CUDA's libraries say in errors of no own type."""
+    signs = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
 def exit_on_user_error(main):
     """Decorate a script's main(): a UserError, or what the operating system refuses (a full disk), becomes one line on
     stderr and exit status 2, Ctrl-C status 130."""

@@ -49,7 +49,7 @@ def score_detections(
     # Predictions of classes that the ground truth has, a class after the other, each in falling score.
     column = index_in(labels, detections.labels)
     rows = np.flatnonzero(column >= 0)[::-1]
-    rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
+    rows = rows[falling_order(detections.scores[rows])]
     # In 16 bits numpy sorts by counting, several times faster.
     short = column[rows].astype(np.uint16 if len(labels) <= 2**16 else np.int64)
     rows = rows[np.argsort(short, kind="stable")]
@@ -73,6 +73,19 @@ def score_detections(
     positives = np.bincount(gt_class, minlength=len(labels)).repeat(len(tious))
     ap = [interpolated_ap(places[i:j], total) for i, j, total in zip(cuts[:-1], cuts[1:], positives, strict=True)]
     return DetectionScores(tuple(tious), labels, np.array(ap).reshape(len(labels), len(tious)))
+
+
+def falling_order(scores: np.ndarray) -> np.ndarray:
+    """argsort of -scores (N,), equal ones in their order: as numpy's stable sort has it, but by its faster unstable one
+    where few are equal."""
+    order = np.argsort(-scores)
+    found = scores[order]
+    new = np.append(True, found[1:] != found[:-1])
+    tied = np.flatnonzero(~(new & np.append(new[1:], True)))
+    if len(tied) > len(scores) // 4:
+        return np.argsort(-scores, kind="stable")
+    order[tied] = order[tied][np.lexsort((order[tied], np.cumsum(new)[tied]))]
+    return order
 
 
 def index_in(known: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +24,8 @@ from libs.modeling.decode import decode
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
 
-PROMPT_SENTENCES = {  # method.md §1
-    "TAL": "A visual event of {label}.",
-    "AVEL": "An audio visual event of {label}.",
-    "SED": "A sound event of {label}.",
-}
+# In lengths of training clips: what goes through the network at once, and what a piece sees beyond its own.
+PIECE, MARGIN = 16, 2
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class Localizer:
     def __init__(self, model: UniAV, tasks: list[TaskSpec], encoder: Encoder, class_names: dict[str, list[str]]):
         """model: in evaluation mode, the tasks' prompts set. class_names: of each task, by label_id."""
         self.model, self.tasks, self.encoder, self.class_names = model, tasks, encoder, class_names
+        self.trained = {task.key: model.get_buffer(f"prompts_{task.key}").clone() for task in tasks}
         self.nearest: dict[str, Tensor] = {}  # of replaced classes: the trained class whose boundaries each takes
         # One decoding serves all tasks: windows at the largest common stride, of which each task takes every n-th.
         self.stride = math.gcd(*(task.dataset.feat_stride for task in tasks))
@@ -99,8 +98,7 @@ class Localizer:
         if task is None:
             known = ", ".join(t.task_type for t in self.tasks)
             raise ConfigError(f"--task {task_type}: the checkpoint has no such task; choose from {known}")
-        trained = self.model.get_buffer(f"prompts_{task.key}")
-        sentences = [PROMPT_SENTENCES.get(task.task_type, "{label}").format(label=name) for name in names]
+        trained, sentences = self.trained[task.key], [task.sentence(name) for name in names]
         prompts = torch.from_numpy(self.encoder.encode_text(sentences)).to(trained)
         if prompts.shape[1] != trained.shape[1]:
             raise ConfigError(
@@ -149,21 +147,33 @@ class Localizer:
     def _events(
         self, task: TaskSpec, visual: Tensor, audio: Tensor, stride: int, duration: float, min_score: float
     ) -> Iterable[Event]:
+        """Of the whole video, or of overlapping pieces of a very long one, so that time and memory grow with length.
+
+        An event belongs to the piece in whose core its middle lies: the pieces' cores tile the video.
+        """
         spec, step = task.dataset, task.dataset.feat_stride // stride
         visual, audio = visual[::step].float(), audio[::step].float()
-        clip = Clip(
-            "video",
-            duration,
-            FRAME_RATE_HZ,
-            spec.feat_stride,
-            spec.num_frames,
-            torch.zeros(0, 2),
-            torch.zeros(0).long(),
-        )
+        window_s = spec.feat_stride / FRAME_RATE_HZ
+        for piece in [_Piece(0, len(visual))] if spec.force_upsampling else _pieces(len(visual), spec.max_seq_len):
+            begins_s = piece.first * window_s
+            rows = slice(piece.first, piece.last)
+            for event in self._events_of_piece(task, visual[rows], audio[rows], duration - begins_s, min_score):
+                start, end = event.start + begins_s, event.end + begins_s
+                if piece.core_first <= (start + end) / 2 / window_s < piece.core_last:
+                    yield event._replace(start=start, end=end)
+
+    def _events_of_piece(
+        self, task: TaskSpec, visual: Tensor, audio: Tensor, duration: float, min_score: float
+    ) -> Iterable[Event]:
+        spec = task.dataset
+        no_events = torch.zeros(0, 2), torch.zeros(0).long()
+        clip = Clip("video", duration, FRAME_RATE_HZ, spec.feat_stride, spec.num_frames, *no_events)
         if spec.force_upsampling:
             frames = ((len(visual) - 1) * spec.feat_stride + spec.num_frames) / spec.max_seq_len
             clip = replace(clip, feat_stride=frames, num_frames=frames)
             visual, audio = resize(visual, spec.max_seq_len), resize(audio, spec.max_seq_len)
+        else:
+            task = _for_length(task, len(visual))
         tight = not self.model.config.official_pos_embd
         batch = collate([(clip, visual, audio)], spec.max_seq_len, self.model.config.coarsest_stride, tight)
         prediction = self.model(batch.to(next(self.model.parameters()).device), task.key)
@@ -173,6 +183,33 @@ class Localizer:
         for (start, end), score, label in zip(found.segments.tolist(), found.scores, found.labels, strict=True):
             if score >= min_score and end > start:
                 yield Event(task.key, task.task_type, self.class_names[task.key][label], start, end, float(score))
+
+
+class _Piece(NamedTuple):
+    """Windows first … last of a video, and which moments (in windows) are its own."""
+
+    first: int
+    last: int
+    core_first: float = -math.inf
+    core_last: float = math.inf
+
+
+def _pieces(windows: int, max_seq_len: int) -> list[_Piece]:
+    """One of up to PIECE training clips' length; else several that overlap by twice MARGIN."""
+    size, margin = PIECE * max_seq_len, MARGIN * max_seq_len
+    if windows <= size:
+        return [_Piece(0, windows)]
+    count = math.ceil((windows - 2 * margin) / (size - 2 * margin))
+    firsts = np.linspace(0, windows - size, count).round().astype(int).tolist()
+    cores = [-math.inf, *((a + size + b) / 2 for a, b in zip(firsts[:-1], firsts[1:], strict=True)), math.inf]
+    return [_Piece(first, first + size, *cores[i : i + 2]) for i, first in enumerate(firsts)]
+
+
+def _for_length(task: TaskSpec, windows: int) -> TaskSpec:
+    """The task with its limits on detections, which are of one training clip's length, for a longer video."""
+    times, limits = math.ceil(windows / task.dataset.max_seq_len), task.test_cfg
+    more = {key: getattr(limits, key) * times for key in ("pre_nms_topk", "max_seg_num")}
+    return task.model_copy(update={"test_cfg": limits.model_copy(update=more)})
 
 
 def _checked(encoder: Encoder, config: ModelConfig, path: Path) -> Encoder:

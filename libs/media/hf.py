@@ -23,7 +23,7 @@ class HfModel:
     def __init__(self, name: str):
         transformers = _import_transformers()
         self.name, self.device = name, own_device()
-        self.model = _load(transformers.AutoModel, name).eval().to(self.device)
+        self.model = _load(transformers.AutoModel, name).float().eval().to(self.device)  # some are kept in 16 bits
         takes = self.model.main_input_name
         self.text = hasattr(self.model, "get_text_features")
         self.num_frames = _num_frames(self.model.config)
@@ -79,7 +79,8 @@ class HfModel:
             inputs = prepare(rows[first : first + ROWS]).to(self.device)
             if into_space is None:
                 encode = self.model.encoder if self.model.config.is_encoder_decoder else self.model
-                parts.append(encode(**inputs).last_hidden_state.mean(1))
+                last = encode(**inputs).last_hidden_state  # (N, T, D), or (N, D, H, W) of convolutions
+                parts.append(last.mean(1) if last.ndim == 3 else last.flatten(2).mean(2))
             else:
                 features = into_space(**inputs)
                 features = getattr(features, "pooler_output", features)  # a tensor before transformers 5

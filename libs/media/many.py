@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from libs.core.errors import UserError
+import torch
+import torch.distributed as dist
+
+from libs.core.errors import UserError, is_out_of_memory
 from libs.media.encoders import make_encoder
 from libs.media.extract import extract
 from libs.media.reading import shown
-from libs.media.store import MadeBy, open_store
+from libs.media.store import PACK_SUFFIXES, SUFFIXES, MadeBy, open_store
+from libs.media.windows import FRAME_RATE_HZ, WINDOW_FRAMES
 
 VIDEO_SUFFIXES = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
 SOUND_SUFFIXES = ".aac .flac .m4a .mka .mp3 .oga .ogg .opus .wav .wma"
@@ -51,6 +56,27 @@ class Plan:
     audio_stream: int | None = None
     threads: int = 0  # of a decoder, 0: as many as there are cores
 
+    @property
+    def streams(self) -> str:
+        """ "best", or which ones: what other streams gave is something else."""
+        chosen = {"video": self.video_stream, "audio": self.audio_stream}
+        return ", ".join(f"{kind} {index}" for kind, index in chosen.items() if index is not None) or "best"
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def what_failed(path: Path | str, error: Exception) -> str:
+    """A line: whatever is wrong with one video, the rest goes on."""
+    if isinstance(error, UserError):
+        text = str(error)
+    elif is_out_of_memory(error):
+        text = f"{shown(path)}: memory ran out; cut it into shorter videos, or choose a smaller encoder"
+    else:
+        text = f"{shown(path)}: {type(error).__name__}: {error}"
+    return " ".join(text.split())
+
 
 def find_videos(inputs: list[str]) -> tuple[list[Job], list[str]]:
     """Files, folders (the media files in them), globs, and lists of those (@FILE or FILE.txt, one a line), in order.
@@ -83,7 +109,11 @@ def _listed(inputs: list[str]) -> tuple[list[Path], list[str]]:
     for text in _lines(inputs, problems):
         path = Path(text)
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in MEDIA_SUFFIXES and not p.is_dir())
+            try:
+                found = sorted(p for p in path.iterdir() if p.suffix.lower() in MEDIA_SUFFIXES and not p.is_dir())
+            except OSError as error:
+                problems.append(f"{shown(path)}: {error.strerror}")
+                continue
             if not found:
                 problems.append(f"{shown(path)}: no video or sound files in this folder")
         elif path.exists() or not glob.has_magic(text):
@@ -146,18 +176,19 @@ class Worker:
 
     def __init__(self, plan: Plan):
         self.plan, self.encoder = plan, make_encoder(plan.encoder)
-        made_by = MadeBy.of(self.encoder, plan.stride)
-        self.store = open_store(plan.out, made_by, plan.prefix, plan.suffixes)
+        in_folder = plan.out.suffix not in PACK_SUFFIXES
+        names = (plan.prefix, *plan.suffixes) if in_folder else ("", *SUFFIXES)
+        widths = (self.encoder.visual_dim, self.encoder.audio_dim)
+        made_by = MadeBy(self.encoder.name, *widths, plan.stride, WINDOW_FRAMES, FRAME_RATE_HZ, plan.streams, *names)
+        self.store = open_store(plan.out, made_by)
 
     def __call__(self, job: Job) -> Outcome:
         plan = self.plan
         try:
             made = extract(job.path, self.encoder, plan.stride, plan.video_stream, plan.audio_stream, plan.threads)
             self.store.write(job.name, made.visual, made.audio)
-        except UserError as error:
-            return Outcome(job, error=" ".join(str(error).split()))
-        except (OSError, MemoryError) as error:
-            return Outcome(job, error=f"{shown(job.path)}: {error or 'out of memory'}")
+        except Exception as error:
+            return Outcome(job, error=what_failed(job.path, error))
         return Outcome(job, made.duration, tuple(made.notes))
 
 
@@ -174,3 +205,14 @@ def my_share(jobs: list[Job]) -> list[Job]:
     """The jobs of this rank: every WORLD_SIZE-th under torchrun, else all."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     return jobs[rank::world]
+
+
+def any_failed(failed: bool) -> bool:
+    """Whether a video failed in any rank. Waits for all: torchrun ends those at work once one exits with an error."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+        return failed
+    dist.init_process_group("gloo", timeout=timedelta(days=30))
+    flag = torch.tensor(int(failed))
+    dist.all_reduce(flag)
+    dist.destroy_process_group()
+    return bool(flag)

@@ -34,25 +34,21 @@ class Summary(NamedTuple):
     events: list[Event]
 
 
-def safe_name(path: str | Path) -> str:
-    """The stem of `path` as a name for files that can only lie in the folder they are meant for.
+def safe_name(video_id: str) -> str:
+    """A video's id as a name for files that can only lie in the folder they are meant for.
 
     Letters of any script, digits, spaces, `-`, `_` and `.` stay, anything else becomes `_`; no dot or space at either
-    end; at most 160 bytes; never empty. Two paths may have one name: that is for the caller to notice.
+    end; at most 160 bytes; never empty. Two videos may have one name: that is for the caller to notice.
     """
-    return _safe(Path(path).stem)
-
-
-def _safe(name: str) -> str:
     # Marks (M) are part of the letters of many scripts, such as Devanagari.
-    name = unicodedata.normalize("NFC", name)
+    name = unicodedata.normalize("NFC", video_id)
     name = "".join(c if c in " -_." or unicodedata.category(c)[0] in "LMN" else "_" for c in name).strip(". ")
     return name.encode()[:MAX_NAME_BYTES].decode(errors="ignore").rstrip(". ") or "video"
 
 
 def write_outputs(
     folder: Path,
-    name: str,
+    video_id: str,
     video_path: Path | None,
     events: Sequence[Event],
     duration_s: float,
@@ -62,24 +58,24 @@ def write_outputs(
 ) -> list[Path]:
     """Write NAME.json, .csv, .vtt, .srt, .txt (Audacity labels) and .html into `folder`, each whole or not at all.
 
-    `name` is a safe_name(); `video_path` None where only features are known. `waveform_peaks` are the largest
-    amplitudes, in [0, 1], of equally long stretches of the sound, None without sound. `tasks` are all tasks that were
-    looked for: key -> type, such as TASK1 -> TAL. `notes` are shown on the page.
+    NAME is safe_name(video_id), the id itself stands in the results; `video_path` None where only features are known.
+    `waveform_peaks` are the largest amplitudes, in [0, 1], of equally long stretches of the sound, None without sound.
+    `tasks` are all tasks that were looked for: key -> type, such as TASK1 -> TAL. `notes` are shown on the page.
 
     Raises UserError if the folder cannot be written to.
     """
-    assert name == _safe(name), f"{name!r} does not come from safe_name()"
+    name = safe_name(video_id)
     names = task_names(tasks)
     in_time = sorted(events, key=lambda event: (event.start, event.end, -event.score))
     texts: dict[str, str] = {
-        "json": _results(name, in_time, names),
+        "json": _results(video_id, in_time, names),
         "csv": _csv(in_time, names),
         "vtt": "WEBVTT\n\n" + _cues(in_time, names, ".", lambda text: escape(text, quote=False)),
         "srt": _cues(in_time, names, ",", lambda text: text.translate(SRT_SUBSTITUTES)),
         "txt": "".join(f"{e.start:.6f}\t{e.end:.6f}\t{_one_line(e.label)}\n" for e in in_time),
     }
     texts["html"] = render_page(
-        title=_one_line(video_path.name) if video_path else name,
+        title=_one_line(video_path.name if video_path else video_id),
         source=_url(video_path, folder) if video_path else None,
         events=in_time,
         duration_s=duration_s,
@@ -111,13 +107,13 @@ def summary_table(rows: Sequence[Summary], tasks: dict[str, str]) -> str:
     return tabulate(body, headers=headers, colalign=align if body else None, disable_numparse=True)
 
 
-def _results(name: str, events: list[Event], names: dict[str, str]) -> str:
+def _results(video_id: str, events: list[Event], names: dict[str, str]) -> str:
     """ActivityNet's layout, the best event first, and each event's task."""
     entries = [
         {"label": e.label, "score": float(e.score), "segment": [float(e.start), float(e.end)], "task": names[e.task]}
         for e in sorted(events, key=lambda event: -event.score)
     ]
-    return json.dumps({"version": "VERSION 1.3", "results": {name: entries}, "external_data": {}}, indent=1)
+    return json.dumps({"version": "VERSION 1.3", "results": {video_id: entries}, "external_data": {}}, indent=1)
 
 
 def _csv(events: list[Event], names: dict[str, str]) -> str:

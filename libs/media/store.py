@@ -4,7 +4,6 @@ reads them, and both saying which encoder and windows made them, so that no othe
 Nothing half-written is ever taken as done: files take their names when they are whole.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -20,7 +19,6 @@ import numpy as np
 from libs.core.errors import UserError
 from libs.core.files import make_folder, replacing
 from libs.core.npy import read_array
-from libs.media.encoders import Encoder
 from libs.media.windows import FRAME_RATE_HZ, WINDOW_FRAMES
 
 MADE_BY = "encoder.json"
@@ -40,10 +38,10 @@ class MadeBy:
     stride: int
     num_frames: int = WINDOW_FRAMES
     fps: int = FRAME_RATE_HZ
-
-    @staticmethod
-    def of(encoder: Encoder, stride: int) -> "MadeBy":
-        return MadeBy(encoder.name, encoder.visual_dim, encoder.audio_dim, stride)
+    streams: str = "best"  # of the files
+    prefix: str = ""  # of a folder's file names
+    visual_suffix: str = SUFFIXES[0]
+    audio_suffix: str = SUFFIXES[1]
 
     def refuse_other(self, place: Path) -> None:
         """Raises UserError unless what lies in a place says that the same made it."""
@@ -90,42 +88,65 @@ class Stored(NamedTuple):
 
 
 class FeatureStore:
-    """What extract.py wrote, for reading: a folder of .npy files or a pack. `made_by`: what made them."""
+    """What extract.py wrote, for reading: a folder of .npy files or a pack."""
 
     def __init__(self, place: Path):
         """Raises UserError where there are no features, or none that say what made them."""
         self.place, found = place, read_made_by(place) if place.exists() else None
-        if found is None or not found.keys() >= {"encoder", "stride"}:
+        if found is None or not found.keys() >= MadeBy.__dataclass_fields__.keys():
             raise UserError(f"{place}: no features that say what made them; make them with extract.py")
-        self.made_by = found
+        self.made_by = MadeBy(**{key: found[key] for key in MadeBy.__dataclass_fields__})
 
     def names(self) -> list[str]:
-        if self.place.suffix in PACK_SUFFIXES:
-            with _reading(self.place) as pack:
-                return sorted(set(pack["visual"]) & set(pack["audio"]))
-        ends = [f"{suffix}.npy" for suffix in SUFFIXES]
-        found = [{p.name.removesuffix(end) for p in self.place.glob(f"*{glob_safe(end)}")} for end in ends]
-        return sorted(set.intersection(*found))
+        """Raises UserError where there are none."""
+        in_pack = self.place.suffix in PACK_SUFFIXES
+        names = _packed(self.place) if in_pack else _names_in(self.place, self.made_by)
+        if not names:
+            raise UserError(f"{self.place}: holds no features; make some with extract.py")
+        return sorted(names)
 
     def read(self, name: str) -> Stored:
         """Raises UserError where a video's features are missing, damaged, or differ in length."""
         if self.place.suffix in PACK_SUFFIXES:
+            if name not in _packed(self.place):
+                raise UserError(f"{self.place}: no features of {name}; extract them")
             with _reading(self.place) as pack:
                 visual, audio = (pack[modality][name][()] for modality in MODALITIES)
         else:
-            paths = (self.place / f"{name}{suffix}.npy" for suffix in SUFFIXES)
+            paths = _paths(self.place, self.made_by, name)
             visual, audio = (read_array(path, "features (T, width)") for path in paths)
         if visual.ndim != 2 or audio.ndim != 2 or len(visual) != len(audio) or len(visual) == 0:
             raise UserError(f"{self.place}: {name} has features {visual.shape} and {audio.shape}; extract them again")
-        return Stored(visual, audio, int(self.made_by["stride"]))
+        return Stored(visual, audio, int(self.made_by.stride))
+
+
+def _packed(path: Path) -> frozenset[str]:
+    with _reading(path) as pack:
+        return frozenset(pack["visual"]) & frozenset(pack["audio"])
+
+
+def _paths(folder: Path, made_by: MadeBy, name: str) -> tuple[Path, Path]:
+    """The visual and the audio file."""
+    suffixes = (made_by.visual_suffix, made_by.audio_suffix)
+    visual, audio = (folder / f"{made_by.prefix}{name}{suffix}.npy" for suffix in suffixes)
+    return visual, audio
+
+
+def _names_in(folder: Path, made_by: MadeBy) -> list[str]:
+    """Of all videos of which both files are there."""
+    end = f"{made_by.visual_suffix}.npy"
+    found = (path.name for path in folder.glob(f"*{glob_safe(end)}"))
+    names = (name[len(made_by.prefix) : -len(end)] for name in found if name.startswith(made_by.prefix))
+    return sorted(name for name in names if all(path.exists() for path in _paths(folder, made_by, name)))
 
 
 class NpyStore:
     """The published layout: {prefix}{name}{suffix}.npy in float16, and encoder.json."""
 
-    def __init__(self, folder: Path, made_by: MadeBy, prefix: str = "", suffixes: tuple[str, str] = SUFFIXES):
-        self.folder, self.prefix, self.suffixes = folder, prefix, suffixes
-        for part in (prefix, *suffixes):
+    def __init__(self, folder: Path, made_by: MadeBy):
+        self.folder, self.made_by = folder, made_by
+        suffixes = (made_by.visual_suffix, made_by.audio_suffix)
+        for part in (made_by.prefix, *suffixes):
             if "/" in part or "\0" in part:
                 raise UserError(f"{part!r}: a prefix or suffix of file names, expected no /")
         if suffixes[0] == suffixes[1]:
@@ -139,8 +160,7 @@ class NpyStore:
                 temporary.write_text(json.dumps(asdict(made_by), indent=1) + "\n", encoding="utf-8")
 
     def paths(self, name: str) -> tuple[Path, Path]:
-        visual, audio = (self.folder / f"{self.prefix}{name}{suffix}.npy" for suffix in self.suffixes)
-        return visual, audio
+        return _paths(self.folder, self.made_by, name)
 
     def has(self, name: str) -> bool:
         return all(path.exists() for path in self.paths(name))
@@ -152,10 +172,7 @@ class NpyStore:
 
     def names(self) -> list[str]:
         """All that is there, whole."""
-        end = f"{self.suffixes[0]}.npy"
-        found = (path.name for path in self.folder.glob(f"*{glob_safe(end)}"))
-        names = (name[len(self.prefix) : -len(end)] for name in found if name.startswith(self.prefix))
-        return sorted(name for name in names if self.has(name))
+        return _names_in(self.folder, self.made_by)
 
     def finish(self) -> None:
         pass
@@ -175,8 +192,7 @@ class PackStore:
         if not self.path.exists():
             return frozenset()
         self.made_by.refuse_other(self.path)
-        with _reading(self.path) as pack:
-            return frozenset(pack["visual"]) & frozenset(pack["audio"])
+        return _packed(self.path)
 
     def has(self, name: str) -> bool:
         return name in self.packed or self.parts.has(name)
@@ -196,8 +212,9 @@ class PackStore:
                 for path in self.parts.paths(name):
                     path.unlink(missing_ok=True)
             with suppress(OSError):  # another process has put something into it meanwhile
-                (self.parts.folder / MADE_BY).unlink(missing_ok=True)
-                self.parts.folder.rmdir()
+                if [path.name for path in self.parts.folder.iterdir()] == [MADE_BY]:
+                    (self.parts.folder / MADE_BY).unlink()
+                    self.parts.folder.rmdir()
 
     def _add(self, path: Path, names: list[str]) -> None:
         with h5py.File(path, "a") as pack:
@@ -212,12 +229,10 @@ class PackStore:
 Store = NpyStore | PackStore
 
 
-def open_store(out: Path, made_by: MadeBy, prefix: str = "", suffixes: tuple[str, str] = SUFFIXES) -> Store:
+def open_store(out: Path, made_by: MadeBy) -> Store:
     """A pack where `out` ends in .h5 or .hdf5 (its names have no prefix), else a folder. Raises UserError where it
     cannot be written to, or holds the features of another encoder or of other windows."""
-    if out.suffix in PACK_SUFFIXES:
-        return PackStore(out, made_by)
-    return NpyStore(out, made_by, prefix, suffixes)
+    return PackStore(out, made_by) if out.suffix in PACK_SUFFIXES else NpyStore(out, made_by)
 
 
 def glob_safe(text: str) -> str:
@@ -233,6 +248,8 @@ def _halved(features: np.ndarray) -> np.ndarray:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One process at a time."""
+    import fcntl  # not on Windows, where training, which reads what made its features, works without it
+
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -72,13 +72,14 @@ def _candidates(prediction: Prediction, config: TaskTestConfig) -> tuple[Candida
         point, label = pairs // num_classes + first, pairs % num_classes
         pair = point * num_offsets + (label if num_offsets > 1 else 0)
         offsets = prediction.offsets.flatten(1, 2).gather(1, pair[..., None].expand(-1, -1, 2))  # (B, k, 2)
-        time, stride = prediction.points[point][..., [0, 3]].unbind(-1)
+        time, _, _, stride = prediction.points[point].unbind(-1)
         segments = torch.stack([time - offsets[..., 0] * stride, time + offsets[..., 1] * stride], dim=-1)
         parts.append((segments, best.sigmoid(), label))
     segments, scores, labels = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
     kept = (scores > config.pre_nms_thresh) & (segments[..., 1] - segments[..., 0] > config.duration_thresh)
     splits = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.sum(dim=1).cumsum(0)])
-    return Candidates(segments[kept], scores[kept], labels[kept]), splits
+    rows = kept.flatten().nonzero()[:, 0]  # the one wait for a GPU: how many there are
+    return Candidates(segments.flatten(0, 1)[rows], scores.flatten()[rows], labels.flatten()[rows]), splits
 
 
 def _in_seconds(kept: Candidates, clip: Clip) -> Detections:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from libs.core.errors import ConfigError, UserError
+from libs.core.errors import ConfigError, UserError, is_out_of_memory
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def memory_errors_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise ConfigError(
             f"memory ran out ({str(error).splitlines()[0]}); lower the tasks' batch_size (in evaluation "

@@ -33,6 +33,9 @@ struct NmsCall {
     const int64_t n = scores.numel(), videos = splits.numel() - 1;
     TORCH_CHECK_VALUE(segments.dim() == 2 && segments.size(0) == n && segments.size(1) == 2 && groups.numel() == n,
                       "expected segments (N, 2), scores (N,) and groups (N,)");
+    const at::Device device = scores.device();
+    TORCH_CHECK_VALUE(segments.device() == device && groups.device() == device && splits.device() == device,
+                      "expected all tensors on one device");
     TORCH_CHECK_VALUE(videos >= 0, "expected splits (videos + 1,)");
     TORCH_CHECK_VALUE(max_seg_num >= 0, "expected max_seg_num >= 0, got ", max_seg_num);
     const at::Tensor rising = splits.slice(0, 1).ge(splits.slice(0, 0, videos)).all() & splits.ge(0).all();

@@ -1,0 +1,62 @@
+"""Embed the prompt sentences of a configuration's classes with the text side of an encoder.
+
+python tools/make_prompts.py configs/mine.yaml        # of model.encoder, such as hf:openai/clip-vit-base-patch32
+
+A network trained with these prompts can look for other classes by free text: infer.py --classes. Tables go where the
+configuration looks for them (prompt_file); what is there is not replaced without --replace.
+"""
+
+import argparse
+
+import numpy as np
+
+from libs.core.config import TaskSpec
+from libs.core.configfile import load_config
+from libs.core.errors import ConfigError, DataError, exit_on_user_error
+from libs.core.files import replacing
+from libs.datasets.annotations import load_annotations
+from libs.media.encoders import make_encoder
+
+
+def class_names(task: TaskSpec) -> list[str]:
+    """By label_id. Raises DataError where the annotations do not name every class."""
+    annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
+    labels = range(task.dataset.num_classes)
+    if nameless := [label for label in labels if label not in annotations.class_names]:
+        raise DataError(
+            f"{task.dataset.json_file}: no name for label_id {', '.join(map(str, nameless[:5]))}; name all "
+            f'{len(labels)} classes (a list "classes"), or correct num_classes'
+        )
+    return [annotations.class_names[label] for label in labels]
+
+
+@exit_on_user_error
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("--tasks", metavar="1-2-3", help="default: all of the configuration's")
+    parser.add_argument("--replace", action="store_true", help="replace tables that are there")
+    parser.add_argument(
+        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
+    )
+    args = parser.parse_args()
+    config = load_config(args.config, args.o)
+    tasks = config.choose(args.tasks)
+    for task in tasks:
+        if task.prompt_file.exists() and not args.replace:
+            raise ConfigError(f"{task.prompt_file}: exists; --replace replaces it")
+    names = {task.key: class_names(task) for task in tasks}
+    encoder = make_encoder(config.model.encoder)
+    tables = {task.key: encoder.encode_text([task.sentence(name) for name in names[task.key]]) for task in tasks}
+    widths = {table.shape[1] for table in tables.values()}
+    if widths != {config.model.text_dim}:
+        raise ConfigError(f"{encoder.name}: embeds text in {widths.pop()} numbers; set model.text_dim to that")
+    for task in tasks:
+        with replacing(task.prompt_file) as temporary, temporary.open("wb") as file:
+            np.save(file, tables[task.key])
+        print(f"{task.key}: {len(names[task.key])} prompts, such as {task.sentence(names[task.key][0])!r}")
+        print(f"    in {task.prompt_file}")
+
+
+if __name__ == "__main__":
+    main()
