@@ -95,9 +95,6 @@ def test_from_clips_to_a_page(tmp_path, monkeypatch):
     run(ROOT / "extract.py", made / "clips", "--out", made / "features", folder=tmp_path)
     short = [f"TASK{i}.{key}" for i in (1, 2, 3) for key in ("epochs=1", "batch_size=4")]
     short += ["opt.num_train_epochs=1", "opt.warmup_epochs=1"]
-        "opt.num_train_epochs=1",
-        "opt.warmup_epochs=1",
-    ]
     run(ROOT / "train.py", CONFIG, "--output", "t", "-o", *short, folder=tmp_path)
     ckpt = tmp_path / "ckpt/demo_video_t"
     run(ROOT / "eval.py", CONFIG, ckpt, folder=tmp_path)

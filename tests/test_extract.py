@@ -129,6 +129,7 @@ def test_published_layout(clips, tmp_path, run_script):
     assert json.loads((out / "encoder.json").read_text()) == read_made_by(out)
     assert read_made_by(out) == {
         "encoder": "builtin", "visual_dim": DIMS[0], "audio_dim": DIMS[1], "stride": 4, "num_frames": 16, "fps": 16,
+        "streams": "best", "prefix": "v_", "visual_suffix": SUFFIXES[0], "audio_suffix": SUFFIXES[1],
     }  # fmt: skip
     config = DatasetConfig(
         json_file="", feat_folder=str(out), file_prefix="v_", feat_stride=4, num_classes=1, max_seq_len=32
