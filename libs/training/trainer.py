@@ -182,7 +182,8 @@ class Trainer:
         self.waited_s += time.perf_counter() - asked
         return result
 
-    # Nothing from here to refuse_non_finite waits for a GPU: it is queued while earlier work is still going on.
+    # Nothing from here to refuse_non_finite waits for a GPU: it is queued while earlier work is still going on. (With
+    # several ranks DistributedDataParallel does, once a step, to learn which experts were used.)
 
     def losses_on(self, task: TaskSpec, batch: Batch) -> Losses:
         """The losses of a batch on the device, to be differentiated."""
