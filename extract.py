@@ -20,7 +20,7 @@ from tqdm import tqdm
 from libs.core.errors import UserError, exit_on_user_error
 from libs.media.encoders import CHOICES
 from libs.media.many import Outcome, Plan, Worker, any_failed, extract_all, find_videos, my_share, usable_cores
-from libs.media.reading import import_av
+from libs.media.reading import import_av, shown
 from libs.media.store import SUFFIXES
 from libs.media.windows import STRIDES
 
@@ -73,7 +73,7 @@ class Report:
         else:
             self.done, self.media_s = self.done + 1, self.media_s + outcome.duration
         for note in outcome.notes:
-            self.bar.write(f"{outcome.job.path}: {note}", file=sys.stderr)
+            self.bar.write(f"{shown(outcome.job.path)}: {note}", file=sys.stderr)
         self.bar.set_postfix_str(f"{self.speed:.1f} x real time")
         self.bar.update()
 

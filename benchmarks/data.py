@@ -13,9 +13,8 @@ import torch
 from benchmarks.case import Case, Measured, Setting, Variant
 from benchmarks.errors import relative_error
 from libs.core.config import Config, TaskSpec
-from libs.core.types import Batch, Clip, Targets, Video
+from libs.core.types import MODALITIES, Batch, Clip, Targets, Video
 from libs.datasets.clips import ClipDataset
-from libs.datasets.features import MODALITIES
 from libs.datasets.loaders import TrainStream, collate, make_dataset
 from libs.modeling.points import make_points, make_targets
 from tests.oracles import point_targets

@@ -18,12 +18,11 @@ from tabulate import tabulate
 
 from libs.core.config import Config
 from libs.core.configfile import from_tree
-from libs.core.types import Batch, Clip
+from libs.core.types import MODALITIES, Batch, Clip
 from libs.datasets.annotations import load_annotations
 from libs.datasets.clips import ClipDataset
 from libs.datasets.features import NpyFolder
 from libs.datasets.loaders import collate
-from libs.modeling.backbone import MODALITIES
 from libs.modeling.decode import decode
 from libs.modeling.losses import Criterion
 from libs.modeling.points import make_points, make_targets

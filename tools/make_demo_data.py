@@ -19,8 +19,9 @@ from libs.core.configfile import load_config
 from libs.core.errors import ConfigError, exit_on_user_error
 from libs.core.files import make_folder, replacing, write_json
 from libs.core.prompts import load_prompts
+from libs.core.types import PACK_SUFFIXES
 from libs.datasets.annotations import load_annotations
-from libs.datasets.features import PACK_SUFFIXES, NpyFolder
+from libs.datasets.features import NpyFolder
 from libs.datasets.planted import PlantedSource
 
 VIDEOS_PER_SPLIT = (640, 48, 320)  # train, validation, test

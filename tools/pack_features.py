@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError, DataError, exit_on_user_error
-from libs.core.types import Video
+from libs.core.types import PACK_SUFFIXES, Video
 from libs.datasets.annotations import load_annotations
-from libs.datasets.features import PACK_SUFFIXES, FeatureSource
+from libs.datasets.features import FeatureSource
 from libs.datasets.loaders import make_source
 
 VIDEOS_A_FLUSH = 100

@@ -15,6 +15,8 @@ import numpy as np
 if TYPE_CHECKING:  # tools that only score results do without torch's import time
     import torch
 
+MODALITIES = ("visual", "audio")
+PACK_SUFFIXES = (".h5", ".hdf5")  # of files that hold many videos' features
 REPEAT_TOLERANCE_S = 1e-3
 
 

@@ -13,11 +13,9 @@ import numpy as np
 from libs.core.config import DatasetConfig
 from libs.core.errors import DataError
 from libs.core.npy import read_header
-from libs.core.types import Video
+from libs.core.types import MODALITIES, Video
 
 MAX_LENGTH_MISMATCH = 0.1  # of the longer one; what audio and visual may differ by
-PACK_SUFFIXES = (".h5", ".hdf5")
-MODALITIES = ("visual", "audio")
 
 
 class Features(NamedTuple):

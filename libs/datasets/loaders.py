@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 from libs.core.config import Config, TaskSpec
 from libs.core.errors import ConfigError, DataError, UserError
 from libs.core.prompts import load_prompts
-from libs.core.types import Batch, Video
+from libs.core.types import PACK_SUFFIXES, Batch, Video
 from libs.datasets.clips import ClipDataset, Item
-from libs.datasets.features import PACK_SUFFIXES, FeatureSource, Hdf5Pack, NpyFolder
+from libs.datasets.features import FeatureSource, Hdf5Pack, NpyFolder
 from libs.datasets.planted import PlantedSource
 
 

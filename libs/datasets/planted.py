@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from libs.core.config import TaskSpec
-from libs.core.types import Video
-from libs.datasets.features import MODALITIES, Features
+from libs.core.types import MODALITIES, Video
+from libs.datasets.features import Features
 
 GAIN_RANGE = (0.7, 1.3)  # an event's signal relative to the configured one
 PLACING_TRIES = 20  # places tried for a distractor that must not overlap its own class

@@ -15,10 +15,11 @@ import torch
 import torch.distributed as dist
 
 from libs.core.errors import UserError, is_out_of_memory
+from libs.core.types import PACK_SUFFIXES
 from libs.media.encoders import make_encoder
 from libs.media.extract import extract
 from libs.media.reading import shown
-from libs.media.store import PACK_SUFFIXES, SUFFIXES, MadeBy, open_store
+from libs.media.store import SUFFIXES, MadeBy, open_store
 from libs.media.windows import FRAME_RATE_HZ, WINDOW_FRAMES
 
 VIDEO_SUFFIXES = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"

@@ -19,12 +19,11 @@ import numpy as np
 from libs.core.errors import UserError
 from libs.core.files import make_folder, replacing
 from libs.core.npy import read_array
+from libs.core.types import MODALITIES, PACK_SUFFIXES
 from libs.media.windows import FRAME_RATE_HZ, WINDOW_FRAMES
 
 MADE_BY = "encoder.json"
 SUFFIXES = ("_one_peace_video_finetune", "_one_peace_audio")  # the published layout's, whatever the encoder
-PACK_SUFFIXES = (".h5", ".hdf5")
-MODALITIES = ("visual", "audio")
 MAX_FLOAT16 = 65504.0
 
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from libs.core.config import ModelConfig
+from libs.core.types import MODALITIES
 from libs.modeling.blocks import Block, MaskedConv
-
-MODALITIES = ("visual", "audio")
 
 
 class Level(NamedTuple):
