@@ -10,7 +10,7 @@ install: .venv/installed
 .venv/installed: setup.py pyproject.toml requirements.txt $(wildcard libs/ops/csrc/*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77" $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77,<82" $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
 	touch $@
 
