@@ -117,7 +117,8 @@ def step_case(setting: Setting, task: TaskSpec) -> Case:
 
     def step(training: Trainer | PlainTraining):
         losses = training.losses_on(task, batch)
-        return losses, training.update(task, losses), training.model
+        training.backward(task, losses)
+        return losses, training.update(), training.model
 
     def variant(way: NetworkVariant) -> Variant:
         run = partial(step, make_trainer(setting, way))

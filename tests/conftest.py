@@ -1,5 +1,6 @@
 """A tiny planted data set on disk, its configuration, and the scripts called as a user calls them."""
 
+import copy
 import runpy
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ def tiny_tree(folder: Path) -> dict:
     tasks = {f"TASK{i}": tiny_task(folder, i, kind) for i, kind in enumerate(("TAL", "AVEL", "SED"), start=1)}
     return {
         **tasks,
-        "model": TINY_MODEL,
+        "model": copy.deepcopy(TINY_MODEL),
         "opt": {"warmup_epochs": 1, "num_train_epochs": 2, "ema_decay": 0.9},
         "loader": {"num_workers": 0, "eval_batch_size": 4},
         "run": {"output_folder": str(folder / "ckpt"), "print_freq": 1},

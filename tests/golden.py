@@ -128,12 +128,11 @@ def check_forward(folder: Path, name: str) -> Iterator[Check]:
     model = small_model(folder, config).eval()
     batch = read_batch(data, "", task, config)
     with torch.no_grad():
-        levels = model.backbone(
-            batch.visual, batch.audio, batch.mask[..., None], spec.task_type, spec.dataset.max_seq_len
-        )
+        features = {"visual": batch.visual, "audio": batch.audio}
+        levels = model.backbone(features, batch.mask[..., None], spec.task_type, spec.dataset.max_seq_len)
         prediction = model(batch, task)
     worst = max(
-        error(getattr(level, m).transpose(1, 2), data[f"level{i}_{m}"])
+        error(level.features[m].transpose(1, 2), data[f"level{i}_{m}"])
         for i, level in enumerate(levels)
         for m in MODALITIES
     )

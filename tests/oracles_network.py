@@ -193,10 +193,12 @@ class PlainTraining:
         settings = task.train_cfg
         return plain_losses(prediction, targets, settings.label_smoothing, settings.loss_weight, normalizer)
 
-    def update(self, task: TaskSpec, losses: Losses) -> Tensor:
-        """Backward, clipping, optimizer step, EMA. Returns the gradient's norm before clipping."""
+    def backward(self, task: TaskSpec, losses: Losses) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         (losses.total * (task.learning_rate / self.base_lr)).backward()
+
+    def update(self) -> Tensor:
+        """Clipping, optimizer step, EMA. Returns the gradient's norm before clipping."""
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
         if self.config.opt.clip_grad_norm > 0 and norm > self.config.opt.clip_grad_norm:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from libs.core.errors import ConfigError
+from libs.core.types import MODALITIES
 
 PYRAMID_END = 10000.0  # the published "no upper limit" of the last regression range, in grid units
 
@@ -100,6 +101,11 @@ class DatasetConfig(Section):
     feat_stride: int = Field(gt=0, description="frames between the starts of two windows")
     num_frames: int = Field(16, gt=0, description="frames in a window")
     default_fps: float | None = Field(16, gt=0, description="frames/s of the features; null: the annotation's fps")
+    train_classes: tuple[int | str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="ids or names of the classes trained on; the others are held out, and found by their prompts alone",
+    )
     trunc_thresh: Fraction = Field(0.5, description="least part of a segment that a crop must keep")
     crop_ratio: tuple[Fraction, Fraction] | None = Field(
         (0.9, 1.0), description="training crops a window of this part of a clip; null: only what is too long"
@@ -114,6 +120,14 @@ class DatasetConfig(Section):
     drop_repeats: bool | None = Field(None, description="drop repeated annotations; null: as the task_type says")
     max_videos: int | None = Field(None, gt=0, description="use a split's first videos only, to try things out")
     planted: PlantedConfig = PlantedConfig()
+
+    @model_validator(mode="after")
+    def _held_out_can_be_found(self):
+        if self.train_classes is not None and self.class_aware:
+            raise ValueError(
+                "train_classes: a class that is held out cannot learn boundaries of its own; set class_aware to false"
+            )
+        return self
 
     @field_validator("crop_ratio")
     @classmethod
@@ -201,6 +215,30 @@ class ModelConfig(Section):
     embd_dim: int = Field(512, gt=0, description="channels of a modality in the backbone")
     head_dim: int = Field(512, gt=0)
     n_head: int = Field(4, gt=0)
+    modalities: tuple[Literal["visual", "audio"], ...] = Field(
+        MODALITIES, min_length=1, description="what the network is built for; the other is not looked at"
+    )
+    cross_attention: bool = Field(
+        True, description="each modality asks the other; false: itself, and both are joined in the heads alone"
+    )
+    attention_window: int | None = Field(
+        None, gt=0, description="keys around a query that it attends to, points of its level, odd; null: all"
+    )
+    expert_levels: tuple[int, ...] | None = Field(
+        None,
+        description="pyramid levels whose blocks have an expert a task type; elsewhere all share one. The blocks "
+        "before the pyramid are of level 0. null: all levels",
+    )
+    classifier: Literal["prompt", "linear"] = Field(
+        "prompt", description="logits by cosine similarity with prompts, or by a convolution a task that knows none"
+    )
+    prompts: Literal["frozen", "random", "offsets", "context"] = Field(
+        "frozen",
+        description="the prompt tables as they are; random unit vectors instead; learned offsets added to them; or the "
+        "encoder's embedding of learned vectors before the class name",
+    )
+    context_length: int = Field(4, gt=0, description="prompts: context: learned vectors, tokens")
+    context_dim: int = Field(512, gt=0, description="prompts: context: width of the text encoder's tokens")
     backbone_arch: tuple[int, int, int] = Field((2, 3, 5), description="embedding layers, stem blocks + 1, pyramid")
     scale_factor: Literal[1, 2] = Field(2, description="stride of a pyramid block")
     regression_range: tuple[tuple[float, float], ...] = Field(
@@ -240,6 +278,13 @@ class ModelConfig(Section):
             raise ValueError("embd_kernel_size and head_kernel_size must be odd")
         if self.backbone_arch[0] < 1 or self.backbone_arch[1] < 1 or self.backbone_arch[2] < 0:
             raise ValueError("backbone_arch must be at least (1, 1, 0)")
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(f"modalities: expected each once, got {list(self.modalities)}")
+        if self.attention_window is not None and self.attention_window % 2 == 0:
+            raise ValueError(f"attention_window {self.attention_window} must be odd: as many keys before as after")
+        wrong = sorted(level for level in self.expert_levels or () if not 0 <= level < self.num_levels)
+        if wrong:
+            raise ValueError(f"expert_levels: {wrong[0]}, expected levels from 0 to {self.num_levels - 1}")
         return self
 
 
@@ -253,6 +298,7 @@ class OptimizerConfig(Section):
     gamma: float = Field(0.1, gt=0, description="multistep: by this factor")
     clip_grad_norm: float = Field(1.0, ge=0, description="largest gradient norm; 0: not clipped")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="of the weights that are validated and reported")
+    joint_steps: bool = Field(False, description="one optimizer step on all tasks' losses, not one a task")
     loss_normalizer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
     @property
@@ -275,6 +321,7 @@ class LoaderConfig(Section):
 
 
 class RunConfig(Section):
+    tasks: str | None = Field(None, description="those to train and evaluate, as 1-2; null: all of the file's")
     output_folder: str = "ckpt"
     seed: int = Field(1234567891, ge=0, lt=2**63)
     precision: Literal["float32", "tf32", "bf16"] = Field(
@@ -315,17 +362,18 @@ class Config(Section):
         return max(task.dataset.max_seq_len for task in self.tasks.values())
 
     def choose(self, tasks: str | None) -> list[TaskSpec]:
-        """The tasks named by `--tasks 1-2-3`, in that order; all of the file's for None."""
+        """The tasks named by `--tasks 1-2-3`, in that order; for None those of run.tasks, or all of the file's."""
+        tasks, named_by = (self.run.tasks, "run.tasks: ") if tasks is None else (tasks, "--tasks ")
         if tasks is None:
             return list(self.tasks.values())
         keys = [f"TASK{part.removeprefix('TASK')}" for part in tasks.split("-")]
         for key in keys:
             if key not in self.tasks:
                 raise ConfigError(
-                    f"--tasks {tasks}: the configuration has no {key}; choose from {', '.join(self.tasks)}"
+                    f"{named_by}{tasks}: the configuration has no {key}; choose from {', '.join(self.tasks)}"
                 )
         if len(set(keys)) < len(keys):
-            raise ConfigError(f"--tasks {tasks}: a task is named twice; name each once")
+            raise ConfigError(f"{named_by}{tasks}: a task is named twice; name each once")
         return [self.tasks[key] for key in keys]
 
     def to_tree(self) -> dict:

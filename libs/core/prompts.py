@@ -1,8 +1,10 @@
 """Prompt tables: the frozen text embedding of each class's prompt sentence, row = label_id."""
 
+import zlib
+
 import numpy as np
 
-from libs.core.config import TaskSpec
+from libs.core.config import ModelConfig, TaskSpec
 from libs.core.errors import DataError
 from libs.core.npy import read_array
 
@@ -21,3 +23,13 @@ def load_prompts(task: TaskSpec, text_dim: int) -> np.ndarray:
     if not np.isfinite(table).all():
         raise DataError(f"{path}: {task.key}'s prompt table holds NaN or Inf; make it anew")
     return table.astype(np.float32)
+
+
+def network_prompts(task: TaskSpec, config: ModelConfig) -> np.ndarray:
+    """What the network is to know of a task's classes: its prompt table, or with `prompts: random` unit vectors that
+    say nothing, the same ones whenever asked. (num_classes, text_dim) float32. Raises DataError as load_prompts."""
+    if config.prompts != "random":
+        return load_prompts(task, config.text_dim)
+    rng = np.random.default_rng(zlib.crc32(task.key.encode()))
+    table = rng.standard_normal((task.dataset.num_classes, config.text_dim)).astype(np.float32)
+    return table / np.linalg.norm(table, axis=1, keepdims=True)

@@ -42,7 +42,8 @@ class Localizer:
     def __init__(self, model: UniAV, tasks: list[TaskSpec], encoder: Encoder, class_names: dict[str, list[str]]):
         """model: in evaluation mode, the tasks' prompts set. class_names: of each task, by label_id."""
         self.model, self.tasks, self.encoder, self.class_names = model, tasks, encoder, class_names
-        self.trained = {task.key: model.get_buffer(f"prompts_{task.key}").clone() for task in tasks}
+        by_prompts = model.config.classifier == "prompt"
+        self.trained = {task.key: model.prompts(task.key).clone() for task in tasks if by_prompts}
         self.nearest: dict[str, Tensor] = {}  # of replaced classes: the trained class whose boundaries each takes
         # One decoding serves all tasks: windows at the largest common stride, of which each task takes every n-th.
         self.stride = math.gcd(*(task.dataset.feat_stride for task in tasks))
@@ -69,7 +70,7 @@ class Localizer:
             raise CheckpointError(
                 f"{path}: was trained on features of {made_by}, not of {encoder}; use --encoder {made_by}"
             )
-        trained = [task for key, task in config.tasks.items() if key in content["prompts"]]
+        trained = [task for key, task in config.tasks.items() if key in content["class_names"]]
         chosen = trained if tasks is None else config.choose(tasks)
         for task in chosen:
             if task not in trained:
@@ -83,7 +84,8 @@ class Localizer:
         model = UniAV.from_config(config)
         load_weights(model, content["state_dict_ema"], path)
         for task in chosen:
-            model.set_prompts(task.key, content["prompts"][task.key])
+            if config.model.classifier == "prompt":
+                model.fix_prompts(task.key, content["prompts"][task.key])
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         names = {task.key: list(content["class_names"][task.key]) for task in chosen}
         return cls(model.to(where).eval(), chosen, _checked(make_encoder(made_by), config.model, path), names)
@@ -98,6 +100,10 @@ class Localizer:
         if task is None:
             known = ", ".join(t.task_type for t in self.tasks)
             raise ConfigError(f"--task {task_type}: the checkpoint has no such task; choose from {known}")
+        if task.key not in self.trained:
+            raise ConfigError(
+                "--classes: the checkpoint's classifier is linear and knows no prompts; train with prompts"
+            )
         trained, sentences = self.trained[task.key], [task.sentence(name) for name in names]
         prompts = torch.from_numpy(self.encoder.encode_text(sentences)).to(trained)
         if prompts.shape[1] != trained.shape[1]:
@@ -106,7 +112,7 @@ class Localizer:
                 f"{trained.shape[1]}; train with prompts of that encoder"
             )
         self.nearest[task.key] = (F.normalize(prompts, dim=-1) @ F.normalize(trained, dim=-1).t()).argmax(dim=1)
-        self.model.set_prompts(task.key, prompts)
+        self.model.fix_prompts(task.key, prompts)
         self.class_names[task.key] = names
 
     def localize(self, path: str | Path, min_score: float = 0.1) -> list[Event]:

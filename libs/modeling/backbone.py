@@ -3,6 +3,7 @@
 Shapes: B clips, T windows, C = embd_dim, Tl = T/stride^l.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,10 +17,9 @@ from libs.modeling.blocks import Block, MaskedConv
 
 
 class Level(NamedTuple):
-    """One pyramid level: visual and audio (B, Tl, C), mask (B, Tl, 1)."""
+    """One pyramid level: features (B, Tl, C) of each modality, mask (B, Tl, 1)."""
 
-    visual: Tensor
-    audio: Tensor
+    features: dict[str, Tensor]
     mask: Tensor
 
 
@@ -61,16 +61,20 @@ class PositionEncoding(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Both modalities' features in, a pyramid of both out."""
+    """The modalities' features in, a pyramid of them out."""
 
     def __init__(self, config: ModelConfig, task_types: list[str], max_seq_len: int):
         super().__init__()
         embed_layers, stem_blocks, pyramid_blocks = config.backbone_arch
         input_dims = {"visual": config.input_dim_visual, "audio": config.input_dim_audio}
+        # In the published order, whichever way a file names them.
+        self.modalities = tuple(modality for modality in MODALITIES if modality in config.modalities)
+        both = len(self.modalities) == 2 and config.cross_attention
+        self.asked = dict(zip(self.modalities, reversed(self.modalities), strict=True)) if both else {}
+        with_experts = range(config.num_levels) if config.expert_levels is None else config.expert_levels
 
-        def block(stride: int) -> Block:
-            dim, n_head = config.embd_dim, config.n_head
-            return Block(dim, n_head, stride, task_types, config.dropout, config.drop_path)
+        def block(level: int, stride: int) -> Block:
+            return Block(config, stride, task_types if level in with_experts else None)
 
         def embedding(input_dim: int) -> nn.ModuleList:
             dims = [input_dim] + [config.embd_dim] * embed_layers
@@ -78,23 +82,26 @@ class Backbone(nn.Module):
             return nn.ModuleList(ConvNorm(i, o, config.embd_kernel_size, config.embd_with_ln) for i, o in layers)
 
         def per_modality(make) -> nn.ModuleDict:
-            return nn.ModuleDict({modality: make(modality) for modality in MODALITIES})
+            return nn.ModuleDict({modality: make(modality) for modality in self.modalities})
 
         self.embed = per_modality(lambda modality: embedding(input_dims[modality]))
         self.position = (
             PositionEncoding(max_seq_len, config.embd_dim, config.official_pos_embd) if config.use_abs_pe else None
         )
-        self.stem = per_modality(lambda _: nn.ModuleList(block(1) for _ in range(stem_blocks - 1)))
-        self.cross = per_modality(lambda _: block(1))
-        self.pyramid = per_modality(lambda _: nn.ModuleList(block(config.scale_factor) for _ in range(pyramid_blocks)))
+        self.stem = per_modality(lambda _: nn.ModuleList(block(0, 1) for _ in range(stem_blocks - 1)))
+        self.cross = per_modality(lambda _: block(0, 1))
+        self.pyramid = per_modality(
+            lambda _: nn.ModuleList(block(level + 1, config.scale_factor) for level in range(pyramid_blocks))
+        )
         self.scale_factor = config.scale_factor
         self.checkpointing = False  # whether training keeps no activations inside blocks, but computes them again
 
-    def forward(self, visual: Tensor, audio: Tensor, mask: Tensor, task_type: str, max_seq_len: int) -> list[Level]:
-        """visual (B, T, Dv), audio (B, T, Da), mask (B, T, 1); max_seq_len is the task's. Returns the levels, the
+    def forward(self, features: dict[str, Tensor], mask: Tensor, task_type: str, max_seq_len: int) -> list[Level]:
+        """features (B, T, D) of each modality, mask (B, T, 1); max_seq_len is the task's. Returns the levels, the
         finest first."""
-        x = {"visual": visual, "audio": audio}
-        for modality in MODALITIES:
+        x = {}
+        for modality in self.modalities:
+            x[modality] = features[modality]
             for layer in self.embed[modality]:
                 x[modality] = layer(x[modality], mask)
             if self.position is not None:
@@ -102,17 +109,17 @@ class Backbone(nn.Module):
             for block in self.stem[modality]:
                 x[modality] = self._run(block, x[modality], x[modality], mask, task_type)
 
-        levels = [self._exchange(self.cross["visual"], self.cross["audio"], x["visual"], x["audio"], mask, task_type)]
-        for visual_block, audio_block in zip(self.pyramid["visual"], self.pyramid["audio"], strict=True):
+        levels = [self._exchange(self.cross, x, mask, task_type)]
+        for blocks in zip(*(self.pyramid[modality] for modality in self.modalities), strict=True):
             below = levels[-1]
             mask = below.mask[:, :: self.scale_factor]
-            levels.append(self._exchange(visual_block, audio_block, below.visual, below.audio, mask, task_type))
+            blocks = dict(zip(self.modalities, blocks, strict=True))
+            levels.append(self._exchange(blocks, below.features, mask, task_type))
         return levels
 
-    def _exchange(self, visual_block, audio_block, visual, audio, mask, task_type) -> Level:
-        """Both directions at once, each from the other's input."""
-        visual_out = self._run(visual_block, visual, audio, mask, task_type)
-        return Level(visual_out, self._run(audio_block, audio, visual, mask, task_type), mask)
+    def _exchange(self, blocks: Mapping[str, Block], x: dict[str, Tensor], mask: Tensor, task_type: str) -> Level:
+        """All modalities at once, each from what the others were: it asks the other one, or itself."""
+        return Level({m: self._run(blocks[m], x[m], x[self.asked.get(m, m)], mask, task_type) for m in x}, mask)
 
     def _run(self, block: Block, *inputs) -> Tensor:
         keep = not (self.checkpointing and self.training)

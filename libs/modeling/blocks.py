@@ -7,6 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from libs.core.config import ModelConfig
+
+SHARED = "shared"  # names the expert of a block that has one for all tasks
+
 
 class MaskedConv(nn.Module):
     """Conv1d over time with `same` padding, zero at masked points afterwards. (B, T, Cin) -> (B, T, Cout)."""
@@ -67,9 +71,9 @@ class DropPath(nn.Module):
 class CrossAttention(nn.Module):
     """Queries from the other modality; keys and values from one's own (method.md §4, Block)."""
 
-    def __init__(self, dim: int, n_head: int, stride: int, dropout: float):
+    def __init__(self, dim: int, n_head: int, stride: int, dropout: float, window: int | None = None):
         super().__init__()
-        self.n_head, self.dropout = n_head, dropout
+        self.n_head, self.dropout, self.window = n_head, dropout, window
         self.query_conv, self.key_conv, self.value_conv = (DepthwiseConv(dim, stride) for _ in range(3))
         self.query_norm, self.key_norm, self.value_norm = (nn.LayerNorm(dim) for _ in range(3))
         self.query, self.key, self.value, self.proj = (zero_bias(nn.Linear(dim, dim)) for _ in range(4))
@@ -84,10 +88,34 @@ class CrossAttention(nn.Module):
         q = heads(self.query(self.query_norm(self.query_conv(other, mask))))
         k = heads(self.key(self.key_norm(self.key_conv(own, mask))))
         v = heads(self.value(self.value_norm(self.value_conv(own, mask))))
-        keys_valid = mask.transpose(1, 2).unsqueeze(1)  # (B, 1, 1, T/s); weight 0 elsewhere, so values need no mask
+        valid = mask.transpose(1, 2)  # (B, 1, T/s); weight 0 elsewhere, so values need no mask
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=keys_valid, dropout_p=dropout)
+        if self.window is None:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=valid.unsqueeze(1), dropout_p=dropout)
+        else:
+            out = local_attention(q, k, v, valid, self.window, dropout)
         return self.proj_dropout(self.proj(out.transpose(1, 2).flatten(2))) * mask
+
+
+def local_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor, window: int, dropout: float) -> Tensor:
+    """Attention to the `window` (odd) keys around each query, in time and memory that grow with T and not with T².
+
+    q, k, v (B, heads, T, D), valid (B, 1, T) of the keys. Queries go in chunks of the window's size, each with the keys
+    that any of them sees. A query at a masked point sees itself, lest it see nothing: its output is masked later.
+    """
+    length, half = q.shape[2], window // 2
+    chunks = -(-length // window)
+    spare = chunks * window - length
+
+    def seen(x: Tensor) -> Tensor:  # (B, heads, T, D) -> (B, heads, chunks, window + 2·half, D)
+        return F.pad(x, (0, 0, half, half + spare)).unfold(2, window + 2 * half, window).transpose(-1, -2)
+
+    queries = F.pad(q, (0, 0, 0, spare)).unflatten(2, (chunks, window))
+    distance = torch.arange(window + 2 * half, device=q.device) - half - torch.arange(window, device=q.device)[:, None]
+    keys_valid = F.pad(valid, (half, half + spare)).unfold(2, window + 2 * half, window).unsqueeze(3)
+    allowed = (keys_valid & (distance.abs() <= half)) | (distance == 0)  # (B, 1, chunks, window, window + 2·half)
+    out = F.scaled_dot_product_attention(queries, seen(k), seen(v), attn_mask=allowed, dropout_p=dropout)
+    return out.flatten(2, 3)[:, :, :length]
 
 
 class Expert(nn.Module):
@@ -106,15 +134,17 @@ class Expert(nn.Module):
 class Block(nn.Module):
     """The transformer block everything is made of: attention across modalities, then the task type's expert."""
 
-    def __init__(self, dim: int, n_head: int, stride: int, task_types: list[str], dropout: float, drop_path: float):
+    def __init__(self, config: ModelConfig, stride: int, task_types: list[str] | None):
+        """task_types: those that have an expert of their own; None: one for all."""
         super().__init__()
-        self.stride = stride
+        dim, dropout = config.embd_dim, config.dropout
+        self.stride, self.shared = stride, task_types is None
         self.own_norm, self.other_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attn = CrossAttention(dim, n_head, stride, dropout)
-        self.experts = nn.ModuleDict({task_type: Expert(dim, dropout) for task_type in task_types})
+        self.attn = CrossAttention(dim, config.n_head, stride, dropout, config.attention_window)
+        self.experts = nn.ModuleDict({name: Expert(dim, dropout) for name in task_types or [SHARED]})
         self.attn_scale = nn.Parameter(torch.full((dim,), 1e-4))
         self.expert_scale = nn.Parameter(torch.full((dim,), 1e-4))
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = DropPath(config.drop_path)
 
     def forward(self, own: Tensor, other: Tensor, mask: Tensor, task_type: str) -> Tensor:
         """own, other (B, T, C); mask (B, T/s, 1) of the output. Returns the new own, (B, T/s, C)."""
@@ -123,7 +153,8 @@ class Block(nn.Module):
             kernel = self.stride + 1
             own = F.max_pool1d(own.transpose(1, 2), kernel, self.stride, padding=kernel // 2).transpose(1, 2)
         y = own * mask + self.drop_path(self.attn_scale * attended)
-        return y + self.drop_path(self.expert_scale * (self.experts[task_type](y) * mask))
+        expert = self.experts[SHARED if self.shared else task_type]
+        return y + self.drop_path(self.expert_scale * (expert(y) * mask))
 
 
 def zero_bias(layer: nn.Module) -> nn.Module:

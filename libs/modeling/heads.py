@@ -17,10 +17,12 @@ from libs.core.config import ModelConfig, TaskSpec
 from libs.modeling.backbone import ConvNorm, Level
 from libs.modeling.blocks import MaskedConv
 
+PRIOR = 0.01  # what a linear classifier believes of every class at first, as focal loss wants it (RetinaNet)
+
 
 class Row(NamedTuple):
-    """Levels end to end: x (B, R, 2·embd_dim), mask (B, R, 1), inside (1, R, 1): 1 at points, 0 in the gaps; level l
-    takes the rows spans[l] = (first, last).
+    """Levels end to end: x (B, R, modalities·embd_dim), mask (B, R, 1), inside (1, R, 1): 1 at points, 0 in the gaps;
+    level l takes the rows spans[l] = (first, last).
 
     A gap is what a convolution sees beyond a level's end: zeros, unlike the level's own padded points, where
     LayerNorm and ReLU leave relu(bias).
@@ -38,10 +40,11 @@ class Row(NamedTuple):
 
 def join_levels(levels: list[Level], gap: int) -> Row:
     """Lay levels end to end, `gap` zeros after each: half of the widest kernel."""
-    x = [F.pad(torch.cat([level.visual, level.audio], dim=-1), (0, 0, 0, gap)) for level in levels]
+    joined = [torch.cat(list(level.features.values()), dim=-1) for level in levels]
+    sizes = [x.shape[1] for x in joined]
+    x = [F.pad(x, (0, 0, 0, gap)) for x in joined]
     mask = [F.pad(level.mask, (0, 0, 0, gap)) for level in levels]
-    inside = [F.pad(level.visual.new_ones(1, level.visual.shape[1], 1), (0, 0, 0, gap)) for level in levels]
-    sizes = [level.visual.shape[1] for level in levels]
+    inside = [F.pad(x.new_ones(1, size, 1), (0, 0, 0, gap)) for x, size in zip(joined, sizes, strict=True)]
     firsts = [sum(sizes[:i]) + i * gap for i in range(len(sizes))]
     spans = tuple((first, first + size) for first, size in zip(firsts, sizes, strict=True))
     return Row(torch.cat(x, dim=1), torch.cat(mask, dim=1), torch.cat(inside, dim=1), spans)
@@ -51,7 +54,7 @@ class Trunk(nn.ModuleList):
     """head_num_layers - 1 convolutions. Row -> (B, R, D)."""
 
     def __init__(self, config: ModelConfig):
-        dims = [2 * config.embd_dim] + [config.head_dim] * (config.head_num_layers - 1)
+        dims = [len(config.modalities) * config.embd_dim] + [config.head_dim] * (config.head_num_layers - 1)
         layers = zip(dims[:-1], dims[1:], strict=True)
         super().__init__(ConvNorm(i, o, config.head_kernel_size, config.embd_with_ln) for i, o in layers)
         self.out_dim = dims[-1]
@@ -75,12 +78,32 @@ class PromptClassifier(nn.Module):
         nn.init.xavier_uniform_(self.prompt_proj.weight)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def forward(self, row: Row, prompts: Tensor) -> Tensor:
-        """prompts (C, text_dim). Returns logits (B, P, C)."""
+    def forward(self, row: Row, task: str, prompts: Tensor) -> Tensor:
+        """prompts (C, text_dim), whatever the task. Returns logits (B, P, C)."""
         points = self.visual_proj(self.trunk(row), row.mask)  # (B, R, D)
         with torch.autocast(points.device.type, enabled=False):  # 8 bits are too few for logits
             classes = F.normalize(self.prompt_proj(prompts), dim=-1) * self.logit_scale.exp()  # (C, D)
             return row.take_points(F.normalize(points.float(), dim=-1) @ classes.t() * row.mask)
+
+
+class LinearClassifier(nn.Module):
+    """The plain way to classify: one last convolution a task, a channel a class, which knows of no prompts."""
+
+    def __init__(self, config: ModelConfig, tasks: list[TaskSpec]):
+        super().__init__()
+        self.trunk = Trunk(config)
+        dim, kernel_size = self.trunk.out_dim, config.head_kernel_size
+        self.classes = nn.ModuleDict(
+            {task.key: MaskedConv(dim, task.dataset.num_classes, kernel_size, bias=True) for task in tasks}
+        )
+        for conv in self.classes.values():
+            nn.init.constant_(conv.bias, -math.log((1 - PRIOR) / PRIOR))
+
+    def forward(self, row: Row, task: str, prompts: None = None) -> Tensor:
+        """Returns logits (B, P, C)."""
+        x = self.trunk(row)
+        with torch.autocast(x.device.type, enabled=False):  # 8 bits are too few for logits
+            return row.take_points(self.classes[task](x.float(), row.mask))
 
 
 class OffsetRegressor(nn.Module):

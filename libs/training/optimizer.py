@@ -17,9 +17,9 @@ COSINE_END_LR = 1e-8
 def make_optimizer(model: UniAV, config: OptimizerConfig, base_lr: float) -> torch.optim.AdamW:
     """Weights of linear and convolution layers decay; biases, norms and scales don't; the prompt projection has its
     own learning rate. Each group carries its `base_lr`."""
-    prompt_proj = model.cls_head.prompt_proj
+    prompt_proj = [m for name, m in model.cls_head.named_children() if name == "prompt_proj"]
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    own_lr = {id(p) for p in prompt_proj.parameters()}
+    own_lr = {id(p) for layer in prompt_proj for p in layer.parameters()}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             decay = config.weight_decay if isinstance(module, DECAYED) and name == "weight" else 0.0

@@ -166,13 +166,18 @@ class Trainer:
         """One step: each task that is not paused in turn. Returns the number of videos, of all ranks."""
         set_lr(self.optimizer, lr_factor(self.config.opt, self.step, self.steps_per_epoch))
         visited = [task for task in self.tasks if self.stop_and_go[task.key].trains_at(self.step)]
-        for task in visited:
-            batch = self._wait_for(self.streams[task.key].next)
-            losses = self.losses_on(task, batch)
-            meters[task.key].add(losses, self.update(task, losses))
-            ids = tuple(clip.video_id for clip in batch.clips)
-            self.unseen.append(Seen(task.key, self.step, ids, losses.total.detach()))
-            self._wait_for(self.streams[task.key].fetch_ahead)
+        for together in [visited] if self.config.opt.joint_steps else [[task] for task in visited]:
+            losses = {}
+            for task in together:
+                batch = self._wait_for(self.streams[task.key].next)
+                losses[task.key] = self.losses_on(task, batch)
+                self.backward(task, losses[task.key])
+                ids = tuple(clip.video_id for clip in batch.clips)
+                self.unseen.append(Seen(task.key, self.step, ids, losses[task.key].total.detach()))
+            grad_norm = self.update()
+            for task in together:
+                meters[task.key].add(losses[task.key], grad_norm)
+                self._wait_for(self.streams[task.key].fetch_ahead)
         self.step += 1
         return sum(task.batch_size for task in visited)
 
@@ -195,13 +200,16 @@ class Trainer:
         targets = make_targets(prediction.points, batch.segments, batch.labels, spec.num_classes, spec.class_aware)
         return self.criteria[task.key](prediction, targets)
 
-    def update(self, task: TaskSpec, losses: Losses) -> torch.Tensor:
-        """One optimizer step on a task's losses, then the EMA's; the gradient's norm before clipping."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def backward(self, task: TaskSpec, losses: Losses) -> None:
+        """Add a task's gradients to those that are there."""
         (losses.total * (task.learning_rate / self.base_lr)).backward()
+
+    def update(self) -> torch.Tensor:
+        """One optimizer step on the gradients, which are gone then, and the EMA's; their norm before clipping."""
         max_norm = self.config.opt.clip_grad_norm or torch.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # what a task does not use must stay without gradients
         self.ema.update(self.model)
         return grad_norm
 
@@ -251,8 +259,15 @@ class Trainer:
             "config": self.config.to_tree(),
             # What localizing in new videos needs besides (libs/inference).
             "class_names": self.class_names,
-            "prompts": {task.key: self.model.get_buffer(f"prompts_{task.key}") for task in self.tasks},
+            "prompts": self._prompts(),
         }
+
+    def _prompts(self) -> dict[str, torch.Tensor]:
+        """The tables that the EMA's network uses, with what it has learned of them; none for a linear classifier."""
+        if self.config.model.classifier == "linear":
+            return {}
+        with torch.no_grad():
+            return {task.key: self.ema.model.prompts(task.key).clone() for task in self.tasks}
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         """Go on where a checkpoint (load_resumable's) stopped. Raises CheckpointError if it is of other tasks, of
