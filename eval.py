@@ -6,21 +6,19 @@ python eval.py configs/demo.yaml ckpt/demo_first
 import argparse
 from pathlib import Path
 
-import torch
-
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
 from libs.core.errors import exit_on_user_error
 from libs.core.files import make_folder, write_json
-from libs.core.prompts import load_prompts
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.report import score_table, score_tree
+from libs.evaluation.report import score_rows, score_table, score_tree
 from libs.evaluation.results import write_results
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
 from libs.training.distributed import Ranks, start_ranks
 from libs.training.evaluate import EvalSet, detect, score
 from libs.training.made_by import refuse_other_features
+from libs.training.prompts import give_prompts
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,10 +49,10 @@ def open_all(config: Config, tasks: list[TaskSpec], path: Path, ranks: Ranks) ->
     load_weights(model, load_checkpoint(path)["state_dict_ema"], path)
     eval_sets = []
     for task in tasks:
-        model.set_prompts(task.key, torch.from_numpy(load_prompts(task, config.model.text_dim)))
         refuse_other_features(task, config.model.encoder)
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
         eval_sets.append(EvalSet.open(task, annotations, task.test_split, config, ranks))
+    give_prompts(model, tasks, config, {data.task.key: data.class_names for data in eval_sets})
     return model.to(ranks.device).eval(), eval_sets
 
 
@@ -81,8 +79,9 @@ def main() -> None:
             print(f"{data.name}: {len(detections.scores)} detections in {len(data.videos)} videos -> {results}")
             if not args.saveonly:
                 scores = score(detections, data)
-                metrics[data.task.key] = {"splits": data.splits, **score_tree(scores, data.annotations.class_names)}
-                print(score_table(f"mAP, {data.name}", {path.name: scores}) + "\n", flush=True)
+                tree = score_tree(scores, data.annotations.class_names, data.seen)
+                metrics[data.task.key] = {"splits": data.splits, **tree}
+                print(score_table(f"mAP, {data.name}", score_rows(path.name, scores, data.seen)) + "\n", flush=True)
         if metrics:
             write_json(folder / "metrics.json", {"checkpoint": str(path), **metrics})
 

@@ -14,17 +14,26 @@ from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
 from libs.core.errors import CheckpointError, ConfigError, exit_on_user_error
 from libs.core.files import replacing, write_json
-from libs.core.prompts import load_prompts
 from libs.datasets.annotations import load_annotations
 from libs.datasets.loaders import make_dataset
-from libs.evaluation.report import score_table, score_tree
+from libs.evaluation.report import score_rows, score_table, score_tree
 from libs.modeling.uniav import UniAV
-from libs.training.checkpoint import BEST, LAST, find_checkpoint, load_resumable, save_checkpoint
+from libs.training.checkpoint import (
+    BEST,
+    LAST,
+    find_checkpoint,
+    load_checkpoint,
+    load_fitting,
+    load_resumable,
+    save_checkpoint,
+)
 from libs.training.distributed import Ranks, start_ranks
-from libs.training.evaluate import EvalSet, detect, score
+from libs.training.evaluate import EvalSet, detect, score, seen_classes, without_unseen
 from libs.training.logs import RunLog
 from libs.training.made_by import refuse_other_features
 from libs.training.profile import profile_steps
+from libs.training.prompts import give_prompts
+from libs.training.summary import summarize
 from libs.training.trainer import Trainer
 
 
@@ -36,6 +45,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--num_train_epochs", type=int, metavar="N", help="epochs after the warm-up")
     parser.add_argument(
         "--resume", metavar="PATH|auto", help="a checkpoint or run folder to go on from; auto: --output's"
+    )
+    parser.add_argument(
+        "--init-from", metavar="PATH", help="begin with the (EMA) weights of a checkpoint or run folder that fit"
     )
     parser.add_argument("-p", "--print-freq", type=int, metavar="N", help="steps between two lines of metrics.jsonl")
     parser.add_argument("-c", "--ckpt-freq", type=int, metavar="N", help="epochs between two epoch_NNN.pth.tar")
@@ -61,6 +73,8 @@ def choose_folder(args: argparse.Namespace, config: Config) -> tuple[Path, Path 
     """The run's folder, and the checkpoint to resume from. Raises UserError rather than overwrite a run."""
     if args.output == "" or args.resume == "":
         raise ConfigError("--output and --resume need a value; leave them out otherwise")
+    if args.init_from and args.resume not in (None, "auto"):
+        raise ConfigError("--init-from begins a run, --resume goes on with one; give one of them")
     name = args.output or time.strftime("%Y-%m-%d_%H-%M-%S")
     folder, resume = Path(config.run.output_folder) / f"{Path(args.config).stem}_{name}", None
     if args.resume == "auto":
@@ -77,23 +91,33 @@ def choose_folder(args: argparse.Namespace, config: Config) -> tuple[Path, Path 
 
 
 def open_all(
-    config: Config, tasks: list[TaskSpec], checkpoint: dict | None, resume: Path | None, ranks: Ranks
+    config: Config,
+    tasks: list[TaskSpec],
+    checkpoint: dict | None,
+    resume: Path | None,
+    init_from: Path | None,
+    ranks: Ranks,
 ) -> tuple[Trainer, list[EvalSet], list[EvalSet]]:
     """The trainer, where `checkpoint` left it, and what to evaluate on: val_split, and test_split where it differs."""
     torch.manual_seed(config.run.seed)  # every rank starts from the same weights
     model = UniAV.from_config(config)
-    datasets, val_sets, test_sets, class_names = [], [], [], {}
+    if init_from and not checkpoint:
+        loaded = load_fitting(model, load_checkpoint(init_from)["state_dict_ema"], init_from)
+        if ranks.is_first:
+            print(loaded)
+    datasets, val_sets, test_sets = [], [], []
     for task in tasks:
-        model.set_prompts(task.key, torch.from_numpy(load_prompts(task, config.model.text_dim)))
         refuse_other_features(task, config.model.encoder)
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
-        class_names[task.key] = [annotations.name_of(label) for label in range(task.dataset.num_classes)]
         videos = annotations.of_splits(task.train_split, task.dataset.max_videos)
-        datasets.append(make_dataset(videos, task, config))
+        datasets.append(make_dataset(without_unseen(videos, seen_classes(task, annotations), task), task, config))
         val_sets.append(EvalSet.open(task, annotations, task.val_split, config, ranks))
         if task.test_split != task.val_split:
             test_sets.append(EvalSet.open(task, annotations, task.test_split, config, ranks))
-    trainer = Trainer(config, tasks, model.to(ranks.device), datasets, ranks, class_names)
+    class_names = {data.task.key: data.class_names for data in val_sets}
+    seen = {data.task.key: data.seen for data in val_sets}
+    give_prompts(model, tasks, config, class_names)
+    trainer = Trainer(config, tasks, model.to(ranks.device), datasets, ranks, class_names, seen)
     if checkpoint:
         trainer.load_state_dict(checkpoint, resume)
     return trainer, val_sets, test_sets
@@ -105,7 +129,8 @@ def evaluate(trainer: Trainer, eval_sets: list[EvalSet], log: RunLog) -> dict:
     for data in eval_sets:
         scores = score(detect(trainer.ema.model, data, trainer.ranks), data)
         key = data.task.key
-        metrics[key] = {"splits": list(data.splits), **score_tree(scores, data.annotations.class_names)}
+        tree = score_tree(scores, data.annotations.class_names, data.seen)
+        metrics[key] = {"splits": list(data.splits), **tree}
         log.write(
             trainer.step,
             "eval",
@@ -115,12 +140,14 @@ def evaluate(trainer: Trainer, eval_sets: list[EvalSet], log: RunLog) -> dict:
             **{"splits": list(data.splits), "tiou": list(scores.tious), "mAP": scores.map.tolist()},
         )
         if trainer.ranks.is_first:
-            print(score_table(f"mAP, {data.name}", {f"epoch {trainer.epoch}": scores}), flush=True)
+            rows = score_rows(f"epoch {trainer.epoch}", scores, data.seen)
+            print(score_table(f"mAP, {data.name}", rows), flush=True)
     return metrics
 
 
-def announce(trainer: Trainer, folder: Path, resumed: bool) -> None:
-    """Write the resolved configuration; say what begins, and what a careful person would object to."""
+def announce(trainer: Trainer, folder: Path, resumed: bool) -> dict:
+    """Write the resolved configuration; say what begins, and what a careful person would object to. Returns what the
+    network is (summarize's tree)."""
     for task in trainer.tasks:
         if set(task.val_split) & set(task.test_split):
             print(f"warning: {task.key}: val_split is the test split: stop-and-go watches what is reported")
@@ -128,7 +155,10 @@ def announce(trainer: Trainer, folder: Path, resumed: bool) -> None:
         temporary.write_text(trainer.config.to_yaml(), encoding="utf-8")
     begun = f"resumes after epoch {trainer.epoch}" if resumed else "starts"
     keys = ", ".join(task.key for task in trainer.tasks)
+    text, network = summarize(trainer.config, trainer.tasks)
+    print(text)
     print(f"{folder} {begun}: {keys}, {trainer.steps_per_epoch} steps an epoch", flush=True)
+    return network
 
 
 @exit_on_user_error
@@ -145,13 +175,16 @@ def main() -> None:
             return
 
         # Everything a run needs is opened and checked before anything is written.
-        trainer, val_sets, test_sets = ranks.agree(lambda: open_all(config, tasks, checkpoint, resume, ranks))
+        init_from = ranks.agree(lambda: find_checkpoint(Path(args.init_from))) if args.init_from else None
+        trainer, val_sets, test_sets = ranks.agree(
+            lambda: open_all(config, tasks, checkpoint, resume, init_from, ranks)
+        )
         if args.profile:
             table = profile_steps(trainer, args.profile)
             if ranks.is_first:
                 print(table)
             return
-        ranks.agree(lambda: announce(trainer, folder, resumed=resume is not None), first_only=True)
+        network = ranks.agree(lambda: announce(trainer, folder, resumed=resume is not None), first_only=True)
         log = RunLog(folder if ranks.is_first else None, trainer.step)
 
         while trainer.epoch < config.opt.total_epochs:
@@ -169,7 +202,7 @@ def main() -> None:
         metrics |= evaluate(trainer, test_sets, log)
         log.close()
         if ranks.is_first:
-            write_json(folder / "metrics.json", metrics)
+            write_json(folder / "metrics.json", {"network": network, **metrics})
             print(f"done; the run is in {folder}")
 
 

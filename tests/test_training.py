@@ -58,6 +58,7 @@ def test_a_run_leaves_what_it_should(tiny, trained):
     assert next(line for line in lines if "lr" in line)["lr"] == 0
     assert sum(line["kind"] == "eval" for line in lines) == 3 * 3 + 3  # every epoch on val, test at the end
     final = json.loads((run / "metrics.json").read_text())
+    assert final.pop("network")["parameters"] > 0
     assert {key: tree["splits"] for key, tree in final.items()} == {f"TASK{i}": ["test"] for i in (1, 2, 3)}
     assert out.count("average") == 12
     assert list((run / "tensorboard").iterdir())

@@ -1,5 +1,6 @@
 """Reading annotation files (method.md §2): the project's, ActivityNet's, UnAV-100's and DESED's JSON."""
 
+import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,17 @@ class Annotations:
             found = ", ".join(sorted({video.subset for video in self.videos})) or "none"
             raise DataError(f"{self.path}: no video in split {'/'.join(splits)}; the file's splits are: {found}")
         return chosen[:limit]
+
+    def class_ids(self, classes: tuple[int | str, ...], num_classes: int) -> list[int]:
+        """The label_ids of classes given by name or id, sorted. Raises DataError where there is no such class."""
+        ids = {name: label for label, name in self.class_names.items()}
+        found = {ids.get(name, name) for name in classes}
+        for label in found:
+            if not isinstance(label, int) or not 0 <= label < num_classes:
+                near = difflib.get_close_matches(str(label), ids, n=1, cutoff=0)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise DataError(f"{self.path}: train_classes: no class {label!r}, expected a name or an id{hint}")
+        return sorted(found)
 
     def name_of(self, label: int) -> str:
         return self.class_names.get(label, str(label))

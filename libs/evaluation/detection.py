@@ -30,6 +30,11 @@ class DetectionScores:
         """The mean of `map` over thresholds, the number that is reported."""
         return float(self.map.mean())
 
+    def of(self, labels: list[int], others: bool = False) -> "DetectionScores":
+        """The scores of some classes, or of all others."""
+        rows = np.isin(self.labels, labels, invert=others)
+        return DetectionScores(self.tious, self.labels[rows], self.ap[rows])
+
 
 def score_detections(
     detections: Detections, videos: list[Video], tious: tuple[float, ...], keep_repeats: bool = False

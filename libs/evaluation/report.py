@@ -14,12 +14,26 @@ def score_table(title: str, rows: dict[str, DetectionScores]) -> str:
     return tabulate(body, headers=headers, floatfmt=".2f")
 
 
-def score_tree(scores: DetectionScores, class_names: dict[int, str]) -> dict:
-    """mAP as fractions: {"average_mAP", "tiou", "mAP", "ap_per_class"}."""
+def score_rows(name: str, scores: DetectionScores, seen: list[int] | None = None) -> dict[str, DetectionScores]:
+    """Rows for score_table: all classes and, where some were held out of training, the seen and the unseen ones."""
+    rows = {name: scores}
+    if seen is not None:
+        of_seen, unseen = scores.of(seen), scores.of(seen, others=True)
+        rows |= {f"  {len(of_seen.labels)} seen": of_seen, f"  {len(unseen.labels)} unseen": unseen}
+    return rows
+
+
+def score_tree(scores: DetectionScores, class_names: dict[int, str], seen: list[int] | None = None) -> dict:
+    """mAP as fractions: {"average_mAP", "tiou", "mAP", "ap_per_class"}; where classes were held out of training, such
+    trees as "seen" and "unseen" too."""
     names = [class_names.get(int(label), str(label)) for label in scores.labels]
-    return {
+    tree = {
         "average_mAP": scores.average,
         "tiou": list(scores.tious),
         "mAP": scores.map.tolist(),
         "ap_per_class": dict(zip(names, np.asarray(scores.ap).tolist(), strict=True)),
     }
+    if seen is not None:
+        tree["seen"] = score_tree(scores.of(seen), class_names)
+        tree["unseen"] = score_tree(scores.of(seen, others=True), class_names)
+    return tree

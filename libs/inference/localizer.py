@@ -101,9 +101,7 @@ class Localizer:
             known = ", ".join(t.task_type for t in self.tasks)
             raise ConfigError(f"--task {task_type}: the checkpoint has no such task; choose from {known}")
         if task.key not in self.trained:
-            raise ConfigError(
-                "--classes: the checkpoint's classifier is linear and knows no prompts; train with prompts"
-            )
+            raise ConfigError("--classes: its linear classifier knows no prompts; train with classifier: prompt")
         trained, sentences = self.trained[task.key], [task.sentence(name) for name in names]
         prompts = torch.from_numpy(self.encoder.encode_text(sentences)).to(trained)
         if prompts.shape[1] != trained.shape[1]:

@@ -5,15 +5,20 @@ N windows of a batch. Embeddings that share a space with text are unit vectors; 
 """
 
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from libs.core.errors import UserError
 from libs.media.builtin import BuiltinEncoder
 from libs.media.encoders import Encoder
 from libs.media.windows import SAMPLE_RATE_HZ, WINDOW_FRAMES, WINDOW_SAMPLES, WindowBatch, sliding
 
+PLACEHOLDER = "a"  # a word that is one token; learned vectors take its place
 ROWS = 16  # pictures, clips or seconds of sound that go through a network together
 
 
@@ -71,6 +76,25 @@ class HfModel:
             "get_text_features",
         )  # fmt: skip
 
+    def context_embedder(self, names: list[str], length: int) -> "ContextEmbedder":
+        """What embeds `length` learned vectors followed by a class's name, for each of N names."""
+        tokenizer = _load(_import_transformers().AutoTokenizer, self.name)
+        words = " ".join([PLACEHOLDER] * length)
+        padding = "max_length" if self.model.config.model_type.startswith("siglip") else True
+        inputs = tokenizer(
+            [f"{words} {name}." for name in names],
+            padding=padding,
+            truncation=True,
+            return_tensors="pt",
+            return_special_tokens_mask=True,
+        )
+        first = int((inputs.pop("special_tokens_mask")[0] == 0).nonzero()[0])
+        vocabulary = self.model.config.text_config.vocab_size
+        tables = (m for m in self.model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == vocabulary)
+        return ContextEmbedder(
+            self.model.requires_grad_(False), next(tables), inputs.to(self.device), slice(first, first + length)
+        )
+
     @torch.inference_mode()
     def _embed(self, rows, prepare, shared_space: str) -> np.ndarray:
         """Rows through the network, some at a time: its embedding in the space that it shares with text, or a mean."""
@@ -84,8 +108,31 @@ class HfModel:
             else:
                 features = into_space(**inputs)
                 features = getattr(features, "pooler_output", features)  # a tensor before transformers 5
-                parts.append(torch.nn.functional.normalize(features, dim=-1))
+                parts.append(F.normalize(features, dim=-1))
         return torch.cat(parts).float().cpu().numpy()
+
+
+class ContextEmbedder(NamedTuple):
+    """Learned vectors in the places of a frozen text encoder's first words (CoOp's unified context)."""
+
+    model: nn.Module
+    tokens: nn.Embedding
+    inputs: dict
+    places: slice
+
+    def __call__(self, context: Tensor) -> Tensor:
+        """(length, width of tokens) -> (N, D), unit rows, differentiable."""
+
+        def put(_module, _inputs, embedded: Tensor) -> Tensor:  # (N, L, width)
+            ours = context.to(embedded).expand(len(embedded), -1, -1)
+            return torch.cat([embedded[:, : self.places.start], ours, embedded[:, self.places.stop :]], dim=1)
+
+        hook = self.tokens.register_forward_hook(put)
+        try:
+            features = self.model.get_text_features(**self.inputs)
+        finally:
+            hook.remove()
+        return F.normalize(getattr(features, "pooler_output", features), dim=-1)
 
 
 class HfEncoder:
@@ -122,6 +169,20 @@ class HfEncoder:
             raise UserError(f"encoder {self.name}: none of its checkpoints embeds text; take a CLIP- or CLAP-like one")
         rows = np.concatenate([model.embed_text(list(sentences)) for model in self.texts], 1)
         return rows / np.float32(len(self.texts) ** 0.5)
+
+    def context_embedder(self, names: list[str], length: int) -> tuple[Callable[[Tensor], Tensor], int]:
+        """As encode_text, but of `length` learned vectors and a class's name: a differentiable function from the
+        vectors (length, width), those of all checkpoints side by side, to (N, text_dim); and the width."""
+        if not self.texts:
+            raise UserError(f"encoder {self.name}: none of its checkpoints embeds text; take a CLIP- or CLAP-like one")
+        embedders = [model.context_embedder(names, length) for model in self.texts]
+        widths = [embedder.tokens.embedding_dim for embedder in embedders]
+
+        def embed(context: Tensor) -> Tensor:
+            parts = zip(embedders, context.split(widths, dim=1), strict=True)
+            return torch.cat([embedder(part) for embedder, part in parts], 1) / len(embedders) ** 0.5
+
+        return embed, sum(widths)
 
 
 def make_hf_encoder(names: str) -> Encoder:

@@ -54,8 +54,10 @@ class Criterion(nn.Module):
     are those of one process with the whole batch. (The published code kept an N a rank and lost it at resume.)
     """
 
-    def __init__(self, task: TaskSpec, momentum: float):
+    def __init__(self, task: TaskSpec, momentum: float, seen: list[int] | None = None):
+        """seen: the classes that are trained; None: all."""
         super().__init__()
+        self.seen = None if seen is None else torch.tensor(seen)
         self.loss_weight = task.train_cfg.loss_weight
         self.label_smoothing = task.train_cfg.label_smoothing
         self.momentum = momentum
@@ -76,10 +78,12 @@ class Criterion(nn.Module):
         regressor = targets.regressor.clamp(min=0)[..., None].expand(targets.offsets.shape)
         reg = masked_sum(diou_loss(prediction.offsets.gather(2, regressor), targets.offsets), pairs) * share
 
-        classes = targets.classes
+        classes, logits = targets.classes, prediction.logits
+        if self.seen is not None:
+            classes, logits = (x.index_select(2, self.seen.to(x.device)) for x in (classes, logits))
         if self.label_smoothing > 0:
             classes = classes * (1 - self.label_smoothing) + self.label_smoothing / (classes.shape[-1] + 1)
-        cls = masked_sum(focal_loss(prediction.logits, classes), valid[..., None]) * share
+        cls = masked_sum(focal_loss(logits, classes), valid[..., None]) * share
 
         weight = self.loss_weight if self.loss_weight > 0 else self._balance(cls, reg, ranks)
         return Losses(cls, reg, cls + weight * reg)

@@ -105,3 +105,30 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
             "it was trained with"
         )
     model.load_state_dict(state)
+
+
+def load_fitting(model: nn.Module, state: dict[str, Tensor], path: Path) -> str:
+    """Load of a state_dict, ours or the published one, the parameters that fit this network by name and shape.
+
+    Returns what was loaded and what was left, for people. Raises CheckpointError if nothing fits.
+    """
+    ours = model.state_dict()
+    if is_published(state):
+        state = from_published(state, ours, str(path))
+    fitting = {name: x for name, x in state.items() if name in ours and x.shape == ours[name].shape}
+    if not fitting:
+        raise CheckpointError(f"{path}: no parameter fits the configured network; use a configuration of its sizes")
+    model.load_state_dict(fitting, strict=False)
+    lines = [f"{path}: {len(fitting)} of the network's {len(ours)} parameter tensors loaded"]
+    others = {
+        "begin anew, of another shape there": [n for n in ours if n in state and n not in fitting],
+        "begin anew, not there": [n for n in ours if n not in state],
+        "left, not in this network": [n for n in state if n not in ours],
+    }
+    lines += [f"  {len(names)} {what}: {', '.join(_parts(names))}" for what, names in others.items() if names]
+    return "\n".join(lines)
+
+
+def _parts(names: list[str]) -> list[str]:
+    """The modules of parameters, each once."""
+    return list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))

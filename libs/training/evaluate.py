@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -26,6 +27,7 @@ class EvalSet:
     videos: list[Video]
     batches: EvalBatches
     external: dict | None
+    seen: list[int] | None  # label_ids trained on; None: all
 
     @classmethod
     def open(
@@ -34,11 +36,31 @@ class EvalSet:
         """Raises DataError if a split selects nothing or features are missing."""
         videos = annotations.of_splits(splits, task.dataset.max_videos)
         batches = EvalBatches(make_dataset(videos, task, config), config, ranks.rank, ranks.world)
-        return cls(task, annotations, splits, videos, batches, load_external_scores(task, videos))
+        external, seen = load_external_scores(task, videos), seen_classes(task, annotations)
+        return cls(task, annotations, splits, videos, batches, external, seen)
+
+    @property
+    def class_names(self) -> list[str]:
+        """By label_id."""
+        return [self.annotations.name_of(label) for label in range(self.task.dataset.num_classes)]
 
     @property
     def name(self) -> str:
         return f"{self.task.task_type} {self.task.dataset_name} {'+'.join(self.splits)}"
+
+
+def seen_classes(task: TaskSpec, annotations: Annotations) -> list[int] | None:
+    """The label_ids that a task is trained on; None if none are held out. Raises DataError on an unknown class."""
+    chosen = task.dataset.train_classes
+    return None if chosen is None else annotations.class_ids(chosen, task.dataset.num_classes)
+
+
+def without_unseen(videos: list[Video], seen: list[int] | None, task: TaskSpec) -> list[Video]:
+    """The training videos in which no class shows that is held out. Raises DataError if none is left."""
+    kept = videos if seen is None else [video for video in videos if np.isin(video.labels, seen).all()]
+    if not kept:
+        raise DataError(f"{task.dataset.json_file}: every training video shows a class that train_classes holds out")
+    return kept
 
 
 @torch.inference_mode()

@@ -92,14 +92,17 @@ class Trainer:
         datasets: list[ClipDataset],
         ranks: Ranks,
         class_names: dict[str, list[str]] | None = None,
+        seen: dict[str, list[int]] | None = None,
     ):
         """model: on its device, prompts set. datasets: the tasks' training clips. class_names: of each task, by
-        label_id, for the checkpoint. Raises UserErrors of TrainStream."""
+        label_id, for the checkpoint. seen: the label_ids trained on, of tasks that hold classes out.
+        Raises UserErrors of TrainStream."""
         self.class_names = class_names or {}
         self.config, self.tasks, self.ranks, self.model = config, tasks, ranks, model
         datasets_of = {task.key: dataset for task, dataset in zip(tasks, datasets, strict=True)}
         momentum = config.opt.loss_normalizer_momentum
-        self.criteria = {task.key: Criterion(task, momentum).to(ranks.device) for task in tasks}
+        seen = seen or {}
+        self.criteria = {task.key: Criterion(task, momentum, seen.get(task.key)).to(ranks.device) for task in tasks}
         self.stop_and_go = {task.key: StopAndGo(config.stop_and_go) for task in tasks}
         self.base_lr = min(task.learning_rate for task in tasks)
         self.optimizer = make_optimizer(model, config.opt, self.base_lr)
