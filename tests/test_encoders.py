@@ -285,3 +285,38 @@ def test_other_classes_by_text_from_training_on(checkpoints, tiny, run_script, t
     assert status == 0, err
     text = (tmp_path / "found/clip.csv").read_text()
     assert "SED,a dog barks" in text and "SED,a car passes" in text
+
+
+def test_learned_context(checkpoints):
+    """Vectors that are the placeholder's own give what the sentence does; gradients reach the vectors alone."""
+    encoder = make_encoder(f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}")
+    names = ["dog barks", "car"]
+    embed, width = encoder.context_embedder(names, length=3)
+    assert width == 32
+    parts = [model.context_embedder(names, 3) for model in encoder.texts]
+    own = torch.cat([part.tokens.weight[3].expand(3, -1) for part in parts], dim=1)  # "a" is word 3
+    expected = torch.from_numpy(encoder.encode_text([f"a a a {name}." for name in names]))
+    torch.testing.assert_close(embed(own), expected, atol=1e-6, rtol=1e-5)
+    context = torch.randn(3, 32, requires_grad=True)
+    table = embed(context)
+    assert table.shape == (2, 16) and not torch.allclose(table, expected, atol=1e-3)
+    table[0].sum().backward()
+    assert (context.grad.abs().sum(dim=1) > 0).all()
+    assert all(p.grad is None for model in encoder.texts for p in model.model.parameters())
+
+
+def test_training_learns_context(checkpoints, tiny, run_script, tmp_path):
+    """`prompts: context` from training to evaluation; the checkpoint holds the table that it ended with."""
+    encoder = f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}"
+    settings = ["--tasks", "3", "-o", f"model.encoder={encoder}", "model.text_dim=16", "model.prompts=context"]
+    settings += ["TASK3.dataset.prompt_file=none.npy"]
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "t", *settings)
+    assert (status, "set model.text_dim to 16 and model.context_dim to 32" in err) == (2, True), err
+    settings += ["model.context_dim=32"]
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "t", *settings)
+    assert status == 0, err
+    content = torch.load(tiny / "ckpt/tiny_t/last.pth.tar", weights_only=True)
+    context = content["state_dict_ema"]["learned_prompts.TASK3"]
+    assert context.shape == (4, 32) and content["prompts"]["TASK3"].shape == (5, 16)
+    status, out, err = run_script("eval.py", tiny / "tiny.yaml", tiny / "ckpt/tiny_t", *settings)
+    assert status == 0, err
