@@ -269,14 +269,12 @@ def main() -> None:
         report.with_plot = False
     left = {run.job: run for run in flat(plans) if run not in report.results}
     at_once = max(1, min(args.jobs, len(left)))
-    seeds = f"{plans[0][0].seed} … {plans[0][-1].seed}" if args.seeds > 1 else f"{plans[0][0].seed}"
-    print(
-        f"{len(plans)} configurations with {args.seeds} seeds ({seeds}): {len(left)} runs, "
-        f"{len(report.results)} were done before; {at_once} at a time",
-        flush=True,
-    )
+    seeds = ", ".join(str(run.seed) for run in plans[0])
     environment = {"OMP_NUM_THREADS": str(max(1, usable_cores() // at_once)), **os.environ}
     with alone_in(args.out) as lock, ended_as_interrupted():
+        print(
+            f"configurations: {len(plans)}; seeds: {seeds}; runs: {len(report.results)} done before, {len(left)} to do"
+        )
         report.write()
         try:
             execute(
