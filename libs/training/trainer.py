@@ -281,7 +281,7 @@ class Trainer:
                 "the same --tasks"
             )
         load_weights(self.model, state["state_dict"], path)
-        changed = _differences(state["config"], self.config.to_tree())
+        changed = differences(state["config"], self.config.to_tree(), RESUME_MAY_CHANGE)
         if changed:
             few = "; ".join(changed[:3]) + ("; …" if len(changed) > 3 else "")
             raise CheckpointError(
@@ -297,13 +297,13 @@ class Trainer:
             stream.drawn = state["drawn"][key]
 
 
-def _differences(before: dict, now: dict, path: tuple[str, ...] = ()) -> list[str]:
-    """The keys in which two configurations train differently, as "a.b was 1, is 2"."""
+def differences(before: dict, now: dict, may_change: frozenset[str], path: tuple[str, ...] = ()) -> list[str]:
+    """The keys in which two configurations' trees differ, as "a.b was 1, is 2"; not those named in `may_change`."""
     found = []
     for key in before.keys() | now.keys():
         where, old, new = (*path, key), before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, where)
-        elif old != new and not RESUME_MAY_CHANGE & {*where, ".".join(where)}:
+            found += differences(old, new, may_change, where)
+        elif old != new and not may_change & {*where, ".".join(where)}:
             found.append(f"{'.'.join(where)} was {old}, is {new}")
     return sorted(found)
