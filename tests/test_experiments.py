@@ -255,7 +255,7 @@ def test_finished_runs_make_a_table(two, tiny, run_script):
     out = tiny / "out"
     for seed in (SEED, SEED + 1):
         finish(two[0], out, ALL, seed=seed)
-        finish(two[1], out, {**ALL, "TASK1": 0.4}, seed=seed, parameters=98765)
+        finish(two[1], out, {**ALL, "TASK1": 0.4}, seed=seed, network={"parameters": 98765})
     (out / f"wider_seed{SEED}/minutes.json").write_text("1.5")
     status, printed, err = run_script("tools/experiments.py", *two, "--seeds", 2, "--out", out)
     assert status == 0, err

@@ -97,9 +97,9 @@ class Run:
                 f"{self.metrics}: is eval.py's, of {of}, but runs are compared after their last epoch; remove it, and "
                 "it is made again"
             )
-        minutes_file, parameters = self.job.minutes_file, tree.get("parameters")
-        minutes = float(read_json(minutes_file, "a number")) if minutes_file.exists() else None
-        return Finished(scores, minutes, parameters if isinstance(parameters, int) else None)
+        minutes = float(read_json(self.job.minutes_file, "a number")) if self.job.minutes_file.exists() else None
+        network = tree.get("network")  # train.py's; eval.py does not say it
+        return Finished(scores, minutes, network["parameters"] if network else None)
 
 
 def plan(args: argparse.Namespace) -> list[list[Run]]:
