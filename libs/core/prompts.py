@@ -1,9 +1,12 @@
 """Prompt tables: the frozen text embedding of each class's prompt sentence, row = label_id."""
 
+from pathlib import Path
+
 import numpy as np
 
 from libs.core.config import TaskSpec
 from libs.core.errors import DataError
+from libs.core.files import replacing
 from libs.core.npy import read_array
 
 
@@ -21,3 +24,14 @@ def load_prompts(task: TaskSpec, text_dim: int) -> np.ndarray:
     if not np.isfinite(table).all():
         raise DataError(f"{path}: {task.key}'s prompt table holds NaN or Inf; make it anew")
     return table.astype(np.float32)
+
+
+def random_prompts(num_classes: int, text_dim: int, seed: int) -> np.ndarray:
+    """(num_classes, text_dim) float32 unit rows that mean nothing, for encoders that embed no text."""
+    table = np.random.default_rng(seed).standard_normal((num_classes, text_dim)).astype(np.float32)
+    return table / np.linalg.norm(table, axis=1, keepdims=True)
+
+
+def save_prompts(path: Path, table: np.ndarray) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, table)
