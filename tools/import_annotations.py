@@ -34,6 +34,7 @@ from libs.datasets.importing import (
     Entry,
     check_against_durations,
     count_repeats,
+    few,
     gather,
     match_files,
     order_classes,
@@ -212,9 +213,8 @@ def show_splits(entries: dict[str, Entry], classes: list[str], splits: tuple[str
         print(f"  {name:{width}}" + "".join(f"  {cell!s:>10}" for cell in cells))
     for split in columns:
         if missing := [name for name in classes if not events[split][name]]:
-            few = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-            effect = "the network cannot learn" if split == splits[0] else "nothing is measured of"
-            print(f"note: {split} has no events of {len(missing)} classes: {effect} {few}")
+            effect = "cannot be learned" if split == splits[0] else "are not measured"
+            print(f"note: {split} has no events of some classes, which {effect}: {few(missing)}")
 
 
 # ---- the configuration ----
@@ -260,8 +260,7 @@ def show_features(features: Features, folder: Path, entries: dict[str, Entry], v
         return
     print(f"{folder}: features of {features.encoder}, stride {features.stride}")
     if missing := sorted(entries.keys() - set(features.names)):
-        few = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        print(f"note: {len(missing)} videos have no features in {folder}: {few}; extract them before training")
+        print(f"note: no features in {folder} of {few(missing)}; extract them before training")
 
 
 def configure(

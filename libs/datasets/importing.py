@@ -4,7 +4,7 @@ class list. Times are never changed."""
 import difflib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -13,6 +13,7 @@ from libs.core.errors import DataError
 from libs.core.types import MEDIA_SUFFIXES, Video
 from libs.datasets.tables import Row
 
+SKIP = "; put it there, or leave such videos out with --skip-missing"
 END_TOLERANCE_S = 1.0  # DESED's and ActivityNet's own events end up to this late
 
 
@@ -32,6 +33,10 @@ class Entry:
         segments = np.array([(row.start, row.end) for row in self.events], np.float64).reshape(-1, 2)
         labels = np.array([ids[row.label] for row in self.events], np.int64)
         return Video(self.video_id, self.subset or "", self.duration, self.fps, segments, labels)
+
+
+def few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def video_name(named: str) -> PurePosixPath:
@@ -105,7 +110,9 @@ def check_against_durations(entries: dict[str, Entry]) -> list[str]:
     if not late:
         return []
     over, row = max(late, key=lambda item: item[0])
-    return [f"{len(late)} events end after their video does, at most {over:.3f} s ({row.where}): kept as they are"]
+    return [
+        f"events that end after their video does: {len(late)}, the latest by {over:.3f} s ({row.where}); kept as is"
+    ]
 
 
 def what_is_odd(entries: dict[str, Entry], ids: dict[str, int]) -> list[str]:
@@ -113,12 +120,11 @@ def what_is_odd(entries: dict[str, Entry], ids: dict[str, int]) -> list[str]:
     notes = []
     empty = [row for entry in entries.values() for row in entry.events if row.end == row.start]
     if empty:
-        notes.append(f"{len(empty)} events last 0 s ({empty[0].where}): kept, but no network can find them")
-    repeats = count_repeats(entries, ids)
-    if repeats:
         notes.append(
-            f"{repeats} rows repeat an event ({_first_repeat(entries)}): kept, but counted once (drop_repeats)"
+            f"events that last 0 s: {len(empty)}, such as {empty[0].where}; kept, but no network can find them"
         )
+    if repeats := count_repeats(entries, ids):
+        notes.append(f"events given twice: {repeats}, such as {_first_repeat(entries, ids)}; kept, but they count once")
     alike = Counter(name.casefold() for name in ids)
     for name in ids:
         if alike[name.casefold()] > 1:
@@ -133,15 +139,14 @@ def count_repeats(entries: dict[str, Entry], ids: dict[str, int]) -> int:
     return sum(len(video.labels) - len(video.without_repeats().labels) for video in videos)
 
 
-def _first_repeat(entries: dict[str, Entry]) -> str:
+def _first_repeat(entries: dict[str, Entry], ids: dict[str, int]) -> str:
     for entry in entries.values():
-        seen: set[tuple] = set()
-        for row in entry.events:
-            key = (row.label, round(row.start, 2), round(row.end, 2))
-            if key in seen:
+        video = entry.as_video(ids)
+        for n, row in enumerate(entry.events, 1):
+            first = replace(video, segments=video.segments[:n], labels=video.labels[:n])
+            if len(first.without_repeats().labels) < n:
                 return row.where
-            seen.add(key)
-    return "within a millisecond"
+    raise AssertionError("no repeat")
 
 
 def match_files(entries: dict[str, Entry], durations: dict[str, float], folder: str, skip_missing: bool) -> list[str]:
@@ -155,16 +160,14 @@ def match_files(entries: dict[str, Entry], durations: dict[str, float], folder: 
         first = missing[0]
         near = difflib.get_close_matches(first.video_id, durations, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        more = f" ({len(missing)} such videos; --skip-missing leaves them out)" if len(missing) > 1 else hint
-        raise DataError(f"{first.where}: no file of video {first.named} in {folder}{more}")
+        rest = f", nor of {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise DataError(f"{first.where}: no file of video {first.named} in {folder}{rest}{hint or SKIP}")
     for entry in missing:
         del entries[entry.video_id]
     if missing:
-        notes.append(f"{len(missing)} videos left out that have no file in {folder}, such as {missing[0].video_id}")
-    unnamed = [name for name in durations if name not in entries]
-    if unnamed:
-        few = ", ".join(unnamed[:3]) + (", …" if len(unnamed) > 3 else "")
-        notes.append(f"{len(unnamed)} files in {folder} that no row names, taken as clips without events: {few}")
+        notes.append(f"left out, since {folder} has no file of them: {few([entry.video_id for entry in missing])}")
+    if unnamed := [name for name in durations if name not in entries]:
+        notes.append(f"named by no row, so taken as clips without events: {few(unnamed)} of {folder}")
     for name, duration in durations.items():
         place = f"{folder}: video {name}"
         entries.setdefault(name, Entry(name, place, PurePosixPath(name))).duration = duration
