@@ -51,8 +51,8 @@ def write_example(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory):
-    """The folder after the guide, and what each command printed. No command is changed: the folder has the scripts where
-    a user has them."""
+    """The folder after the guide, and what each command printed. No command is changed: the scripts are where a user
+    has them."""
     folder = tmp_path_factory.mktemp("guide")
     for name in ("train.py", "eval.py", "extract.py", "infer.py", "tools"):
         (folder / name).symlink_to(ROOT / name)

@@ -30,6 +30,7 @@ from libs.core.files import replacing, write_json
 from libs.core.prompts import random_prompts, save_prompts
 from libs.core.types import PACK_SUFFIXES
 from libs.datasets import derive
+from libs.datasets.annotations import LARGEST_S
 from libs.datasets.importing import (
     Entry,
     check_against_durations,
@@ -139,6 +140,8 @@ def read_labels(path: Path | None) -> tuple[str, ...] | None:
 
 def read_entries(args: argparse.Namespace) -> tuple[dict[str, Entry], list[str]]:
     """The videos with durations, and the class list; prints notes."""
+    if args.duration is not None and not 0 < args.duration < LARGEST_S:
+        raise ConfigError(f"--duration {args.duration}: expected seconds above 0")
     rows, given = read_inputs(args.inputs, args.format)
     entries = gather(rows)
     notes = []

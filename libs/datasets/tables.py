@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from libs.core.errors import DataError
-from libs.datasets.annotations import load_annotations
+from libs.datasets.annotations import LARGEST_S, load_annotations
 
 FORMATS = ("table", "json", "audacity")
 COLUMNS = {  # what a column may be called, in lower case, with _ for spaces and dashes
@@ -100,7 +100,7 @@ def _read_text(path: Path) -> tuple[str, list[str]]:
 
 def _number(text: str, where: str, what: str, decimal_comma: bool = False) -> float:
     plain = text.replace(",", ".") if decimal_comma and _DECIMAL_COMMA.match(text) else text
-    if not _NUMBER.match(plain):
+    if not _NUMBER.match(plain) or abs(float(plain)) > LARGEST_S:
         raise DataError(f"{where}: {what} {text!r}, expected seconds such as 1.25")
     return float(plain)
 
