@@ -17,11 +17,12 @@ from libs.datasets import derive
 from libs.datasets.annotations import load_annotations
 from libs.datasets.splits import lacks, recognise, stratify
 from libs.datasets.tables import read_source
-from tests.conftest import NEEDS_SHARED, SHARED
+from tests.conftest import NEEDS_SHARED, ROOT, SHARED
 
 HEADER = "video,start,end,label"
 ROWS = [("a", 0.5, 2.0, "dog"), ("a", 1.0, 3.25, "cat"), ("b", 0.0, 4.0, "dog"), ("c", 2.5, 3.0, "cat")]
 TABLE = "\n".join([HEADER, *(",".join(map(str, row)) for row in ROWS), ""])
+BASE = ROOT / "configs/multi_task_anet_unav_dcase.yaml"
 SCRIPT = "tools/import_annotations.py"
 
 
@@ -248,6 +249,7 @@ def test_bad_tables(here, run_script, name):
         (["--duration", 8, "--prompt", "no place"], "TASK1.prompt: expected a sentence with {label} in it"),
         (["--duration", 8, "--encoder", "none"], "encoder 'none'"),
         (["--duration", 8, "--base", "none.yaml"], "none.yaml: no such configuration file"),
+        (["--duration", 8, "--base", BASE, "--encoder", "builtin"], "--encoder builtin: all tasks of"),
         (["--duration", 8, "--task-type", "sed"], "TASK1.task_type"),
         (["--duration", 8, "--name", "../x"], "--name ../x"),
         (["--duration", -8], "--duration -8.0: expected seconds above 0"),

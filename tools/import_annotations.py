@@ -237,6 +237,8 @@ class Features(NamedTuple):
 def find_features(args: argparse.Namespace, folder: Path, base: Config | None) -> Features:
     """Raises UserError where what is there was made otherwise than --encoder, --stride or the base say."""
     wanted = args.encoder or (base.model.encoder if base else None)
+    if base and wanted != base.model.encoder:
+        raise ConfigError(f"--encoder {wanted}: all tasks of {args.base} share its encoder, {base.model.encoder}")
     # The published features say nothing of what made them: they are the base's, or nobody knows.
     if folder.exists() and not (base and read_made_by(folder) is None):
         store = FeatureStore(folder)
@@ -250,7 +252,7 @@ def find_features(args: argparse.Namespace, folder: Path, base: Config | None) -
         layout = {key: value for (key, value), same in zip(names, usual, strict=True) if in_folder and value != same}
         return Features(made.encoder, made.visual_dim, made.audio_dim, made.stride, layout, store.names())
     stride = args.stride or STRIDES[0]
-    if base and base.model.encoder == wanted:
+    if base:
         return Features(wanted, base.model.input_dim_visual, base.model.input_dim_audio, stride, {}, None)
     encoder = make_encoder(wanted or "builtin")
     return Features(encoder.name, encoder.visual_dim, encoder.audio_dim, stride, {}, None)
