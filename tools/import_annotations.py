@@ -268,6 +268,31 @@ def show_features(features: Features, folder: Path, entries: dict[str, Entry], v
         print(f"note: no features in {folder} of {few(missing)}; extract them before training")
 
 
+def whole_tree(task: dict, model: dict, run: derive.Run) -> dict:
+    """A configuration of the task alone."""
+    return {
+        "TASK1": task,
+        "model": {**model, "embd_dim": run.size, "head_dim": run.size, "drop_path": run.drop_path},
+        "opt": {
+            "warmup_epochs": run.warmup_epochs,
+            "num_train_epochs": run.epochs,
+            "clip_proj_lr": run.learning_rate,
+            "ema_decay": run.ema_decay,
+        },
+        "stop_and_go": {"enabled": False},  # a task alone has no other to make way for
+        "loader": {"num_workers": 1},
+        "run": {"eval_freq": max(1, run.epochs // 5), "ckpt_freq": run.epochs},
+    }
+
+
+def tree_on_base(task: dict, base: Config, path: Path, folder: Path) -> dict:
+    """What a file in `folder` says that has the configuration at `path` as its base, and the task beside its tasks."""
+    number = 1 + max(int(key.removeprefix("TASK")) for key in base.tasks)
+    rates = min(other.learning_rate for other in base.tasks.values())
+    task = {**task, "learning_rate": rates, "epochs": base.opt.num_train_epochs}
+    return {"base": Path(os.path.relpath(path, folder)).as_posix(), f"TASK{number}": task}
+
+
 def configure(
     args: argparse.Namespace,
     paths: "Paths",
@@ -280,21 +305,9 @@ def configure(
     """The configuration's tree, and the reasons for its numbers. Rules look at what trains alone."""
     ids = {name: i for i, name in enumerate(classes)}
     train = [entry.as_video(ids) for entry in entries.values() if entry.subset == splits[0]]
-    clips = derive.clip_windows(
-        np.array([video.duration for video in train]), features.stride, WINDOW_FRAMES, FRAME_RATE_HZ
-    )
-    segments = np.concatenate([video.segments for video in train])
-    lengths = (segments[:, 1] - segments[:, 0]) * FRAME_RATE_HZ / features.stride
-    if base:
-        ranges = derive.Choice(base.model.regression_range, f"those of {args.base}, which all tasks share")
-        coarsest = base.model.coarsest_stride
-    else:
-        ranges = derive.regression_ranges(lengths)
-        coarsest = 2 ** (len(ranges.value) - 1)
-    length = derive.max_seq_len(clips, lengths, coarsest)
-    aware = derive.class_aware([(video.segments, video.labels) for video in train])
-    run_choice = derive.training_run(len(train))
-    run: derive.Run = run_choice.value
+    ranges = derive.Choice(base.model.regression_range, f"those of {args.base}, as all tasks") if base else None
+    derived = derive.derive(train, features.stride, WINDOW_FRAMES, FRAME_RATE_HZ, ranges)
+    run: derive.Run = derived.run.value
     task = {
         "task_type": args.task_type,
         **({"prompt": args.prompt} if args.prompt else {}),
@@ -306,59 +319,28 @@ def configure(
             **features.layout,
             "feat_stride": features.stride,
             "num_classes": len(classes),
-            "max_seq_len": length.value,
-            "class_aware": aware.value,
+            "max_seq_len": derived.max_seq_len.value,
+            "class_aware": derived.class_aware.value,
             **({"drop_repeats": True} if count_repeats(entries, ids) else {}),
         },
         "train_cfg": {"init_loss_norm": 100},
         "batch_size": run.batch_size,
-        "learning_rate": min(t.learning_rate for t in base.tasks.values()) if base else run.learning_rate,
-        "epochs": base.opt.num_train_epochs if base else run.epochs,
+        "learning_rate": run.learning_rate,
+        "epochs": run.epochs,
     }
-    reasons = [
-        f"a window is {WINDOW_FRAMES / FRAME_RATE_HZ:g} s, the next begins {features.stride / FRAME_RATE_HZ:g} s later",
-        f"regression_range {show_ranges(ranges.value)}: {ranges.reason}",
-        f"max_seq_len {length.value}: {length.reason}",
-        f"class_aware {str(aware.value).lower()}: {aware.reason}",
-        *derive.advice(lengths, ranges.value),
-    ]
     if base:
-        number = 1 + max(int(key.removeprefix("TASK")) for key in base.tasks)
-        reasons.append(f"batch_size {run.batch_size}: {len(train)} training clips; epochs and rates as in {args.base}")
-        return {
-            "base": Path(os.path.relpath(args.base, paths.config.parent)).as_posix(),
-            f"TASK{number}": task,
-        }, reasons
-    reasons.append(f"batch_size {run.batch_size}, epochs {run.epochs}, embd_dim {run.size}: {run_choice.reason}")
-    text_dim = prompt_width(args, features.encoder, len(classes))
-    tree = {
-        "TASK1": task,
-        "model": {
-            "encoder": features.encoder,
-            "input_dim_visual": features.visual_dim,
-            "input_dim_audio": features.audio_dim,
-            "text_dim": text_dim,
-            "embd_dim": run.size,
-            "head_dim": run.size,
-            "backbone_arch": [*run.depth, len(ranges.value) - 1],
-            "regression_range": [[int(low), int(high)] for low, high in ranges.value],
-            "drop_path": run.drop_path,
-        },
-        "opt": {
-            "warmup_epochs": run.warmup_epochs,
-            "num_train_epochs": run.epochs,
-            "clip_proj_lr": run.learning_rate,
-            "ema_decay": run.ema_decay,
-        },
-        "stop_and_go": {"enabled": False},  # a task alone has no other to make way for
-        "loader": {"num_workers": 1},
-        "run": {"eval_freq": max(1, run.epochs // 5), "ckpt_freq": run.epochs},
+        reason = f"batch_size {run.batch_size}: {len(train)} training clips; rates and epochs as in {args.base}"
+        return tree_on_base(task, base, args.base, paths.config.parent), [*derived.reasons, reason]
+    reason = f"batch_size {run.batch_size}, epochs {run.epochs}, embd_dim {run.size}: {derived.run.reason}"
+    model = {
+        "encoder": features.encoder,
+        "input_dim_visual": features.visual_dim,
+        "input_dim_audio": features.audio_dim,
+        "text_dim": prompt_width(args, features.encoder, len(classes)),
+        "backbone_arch": [*run.depth, len(derived.ranges.value) - 1],
+        "regression_range": [[int(low), int(high)] for low, high in derived.ranges.value],
     }
-    return tree, reasons
-
-
-def show_ranges(ranges: tuple[tuple[float, float], ...]) -> str:
-    return " ".join(f"{low:g}–{high:g}" for low, high in ranges[:-1]) + f" {ranges[-1][0]:g}–"
+    return whole_tree(task, model, run), [*derived.reasons, reason]
 
 
 def prompt_width(args: argparse.Namespace, encoder: str, num_classes: int) -> int:
@@ -371,14 +353,8 @@ def make_prompts(args: argparse.Namespace, config: Config, classes: list[str]) -
     """The new task's prompt table; says where it comes from."""
     task, encoder = list(config.tasks.values())[-1], config.model.encoder
     if args.random_prompts or not make_encoder(encoder).text_dim:
-        print(
-            f"prompts: random unit vectors (seed {args.seed})"
-            + (
-                ""
-                if args.random_prompts
-                else f", since encoder {encoder} embeds no text: infer.py --classes cannot work"
-            )
-        )
+        why = "" if args.random_prompts else f", since encoder {encoder} embeds no text"
+        print(f"prompts: random unit vectors (seed {args.seed}){why}: infer.py --classes cannot work")
         return random_prompts(len(classes), config.model.text_dim, args.seed)
     table = make_encoder(encoder).encode_text([task.sentence(name) for name in classes])
     if table.shape[1] != config.model.text_dim:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from libs.core.config import PYRAMID_END
+from libs.core.types import Video
 
 PART = 95  # percent of clips and events that are to fit; the rest is cropped, or left to the last range
 FIRST_RANGE = 4  # windows: where the published ranges begin to double
@@ -125,6 +126,35 @@ def training_run(clips: int) -> Choice:
         f"{STEPS}, in {EPOCHS[0]} to {EPOCHS[1]} epochs); {whose} {SMALL} clips"
     )
     return Choice(run, reason)
+
+
+class Derived(NamedTuple):
+    """All of a configuration that follows from the data, and sentences that say why (but run's)."""
+
+    ranges: Choice
+    max_seq_len: Choice
+    class_aware: Choice
+    run: Choice
+    reasons: list[str]
+
+
+def derive(train: list[Video], stride: int, num_frames: int, fps: float, ranges: Choice | None = None) -> Derived:
+    """From the training videos, at least one of them with an event; ranges: those of an existing network."""
+    segments = np.concatenate([video.segments for video in train])
+    lengths = (segments[:, 1] - segments[:, 0]) * fps / stride
+    clips = clip_windows(np.array([video.duration for video in train]), stride, num_frames, fps)
+    ranges = ranges or regression_ranges(lengths)
+    length = max_seq_len(clips, lengths, 2 ** (len(ranges.value) - 1))
+    aware = class_aware([(video.segments, video.labels) for video in train])
+    shown = " ".join(f"{low:g}–{high:g}" for low, high in ranges.value[:-1]) + f" {ranges.value[-1][0]:g}–"
+    reasons = [
+        f"a window is {num_frames / fps:g} s, the next begins {stride / fps:g} s later",
+        f"regression_range {shown}: {ranges.reason}",
+        f"max_seq_len {length.value}: {length.reason}",
+        f"class_aware {str(aware.value).lower()}: {aware.reason}",
+        *advice(lengths, ranges.value),
+    ]
+    return Derived(ranges, length, aware, training_run(len(train)), reasons)
 
 
 def advice(segments: np.ndarray, ranges: tuple[tuple[float, float], ...]) -> list[str]:
