@@ -320,3 +320,18 @@ def test_training_learns_context(checkpoints, tiny, run_script, tmp_path):
     assert context.shape == (4, 32) and content["prompts"]["TASK3"].shape == (5, 16)
     status, out, err = run_script("eval.py", tiny / "tiny.yaml", tiny / "ckpt/tiny_t", *settings)
     assert status == 0, err
+
+
+def test_an_import_embeds_its_prompts(checkpoints, run_script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"v{i},1,2,{'dog' if i % 2 else 'cat'}\n" for i in range(12))
+    Path("e.csv").write_text(f"video,start,end,label\n{rows}")
+    encoder = f"hf:{checkpoints / 'clip'},builtin"
+    call = ("tools/import_annotations.py", "e.csv", "--name", "mine", "--task-type", "SED", "--duration", 4)
+    status, out, err = run_script(*call, "--encoder", encoder)
+    assert status == 0, err
+    assert "such as 'A sound event of cat.'" in out
+    model = load_config("configs/mine.yaml").model
+    text = make_encoder(encoder).encode_text(["A sound event of cat.", "A sound event of dog."])
+    assert (model.encoder, model.text_dim) == (encoder, text.shape[1])
+    assert np.allclose(np.load("data/mine/mine_prompt.npy"), text, atol=1e-6)

@@ -8,12 +8,10 @@ configuration looks for them (prompt_file); what is there is not replaced withou
 
 import argparse
 
-import numpy as np
-
 from libs.core.config import TaskSpec
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError, DataError, exit_on_user_error
-from libs.core.files import replacing
+from libs.core.prompts import save_prompts
 from libs.datasets.annotations import load_annotations
 from libs.media.encoders import make_encoder
 
@@ -52,8 +50,7 @@ def main() -> None:
     if widths != {config.model.text_dim}:
         raise ConfigError(f"{encoder.name}: embeds text in {widths.pop()} numbers; set model.text_dim to that")
     for task in tasks:
-        with replacing(task.prompt_file) as temporary, temporary.open("wb") as file:
-            np.save(file, tables[task.key])
+        save_prompts(task.prompt_file, tables[task.key])
         print(f"{task.key}: {len(names[task.key])} prompts, such as {task.sentence(names[task.key][0])!r}")
         print(f"    in {task.prompt_file}")
 

@@ -22,7 +22,7 @@ MAX_TIOU_STEPS = 1000
 
 
 class TaskType(NamedTuple):
-    """What a task of a type is by default; all but the prompt can be set per task in YAML."""
+    """What a task of a type is by default; all of it can be set per task in YAML."""
 
     shows_in: tuple[str, ...]  # modalities in which its events show
     tious: tuple[float, ...]  # temporal IoU thresholds of its mAP
@@ -167,6 +167,9 @@ class TaskSpec(Section):
 
     key: str = Field(exclude=True)
     task_type: str = Field(pattern=r"^[A-Z]\w*$", description="names the task's experts in the network")
+    prompt: str | None = Field(
+        None, description="the sentence that stands for a class, with {label} in it; null: as the task_type says"
+    )
     dataset_name: str
     train_split: Splits
     val_split: Splits = Field(description="watched by stop-and-go and by the choice of the best checkpoint")
@@ -180,13 +183,20 @@ class TaskSpec(Section):
     )
     epochs: int = Field(5, gt=0, description="passes over the task's training videos in num_train_epochs")
 
+    @field_validator("prompt")
+    @classmethod
+    def _names_label(cls, prompt):
+        if prompt is not None and "{label}" not in prompt:
+            raise ValueError(f"expected a sentence with {{label}} in it, got {prompt!r}")
+        return prompt
+
     @property
     def defaults(self) -> TaskType:
         return TASK_TYPES.get(self.task_type, OTHER_TASK_TYPE)
 
     def sentence(self, label: str) -> str:
         """A class's prompt (method.md §1)."""
-        return self.defaults.prompt.format(label=label)
+        return (self.prompt or self.defaults.prompt).replace("{label}", label)
 
     @property
     def tious(self) -> tuple[float, ...]:

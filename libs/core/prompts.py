@@ -1,11 +1,13 @@
 """Prompt tables: the frozen text embedding of each class's prompt sentence, row = label_id."""
 
 import zlib
+from pathlib import Path
 
 import numpy as np
 
 from libs.core.config import ModelConfig, TaskSpec
 from libs.core.errors import DataError
+from libs.core.files import replacing
 from libs.core.npy import read_array
 
 
@@ -30,6 +32,15 @@ def network_prompts(task: TaskSpec, config: ModelConfig) -> np.ndarray:
     say nothing, the same ones whenever asked. (num_classes, text_dim) float32. Raises DataError as load_prompts."""
     if config.prompts != "random":
         return load_prompts(task, config.text_dim)
-    rng = np.random.default_rng(zlib.crc32(task.key.encode()))
-    table = rng.standard_normal((task.dataset.num_classes, config.text_dim)).astype(np.float32)
+    return random_prompts(task.dataset.num_classes, config.text_dim, seed=zlib.crc32(task.key.encode()))
+
+
+def random_prompts(num_classes: int, text_dim: int, seed: int) -> np.ndarray:
+    """(num_classes, text_dim) float32 unit rows that mean nothing, for encoders that embed no text."""
+    table = np.random.default_rng(seed).standard_normal((num_classes, text_dim)).astype(np.float32)
     return table / np.linalg.norm(table, axis=1, keepdims=True)
+
+
+def save_prompts(path: Path, table: np.ndarray) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, table)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # tools that only score results do without torch's import tim
 
 MODALITIES = ("visual", "audio")
 PACK_SUFFIXES = (".h5", ".hdf5")  # of files that hold many videos' features
+VIDEO_SUFFIXES = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
+SOUND_SUFFIXES = ".aac .flac .m4a .mka .mp3 .oga .ogg .opus .wav .wma"
+MEDIA_SUFFIXES = frozenset(f"{VIDEO_SUFFIXES} {SOUND_SUFFIXES}".split())  # of files that are videos or sounds
 REPEAT_TOLERANCE_S = 1e-3
 
 

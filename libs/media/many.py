@@ -15,16 +15,12 @@ import torch
 import torch.distributed as dist
 
 from libs.core.errors import UserError, is_out_of_memory
-from libs.core.types import PACK_SUFFIXES
+from libs.core.types import MEDIA_SUFFIXES, PACK_SUFFIXES
 from libs.media.encoders import make_encoder
 from libs.media.extract import extract
 from libs.media.reading import shown
 from libs.media.store import SUFFIXES, MadeBy, open_store
 from libs.media.windows import FRAME_RATE_HZ, WINDOW_FRAMES
-
-VIDEO_SUFFIXES = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
-SOUND_SUFFIXES = ".aac .flac .m4a .mka .mp3 .oga .ogg .opus .wav .wma"
-MEDIA_SUFFIXES = frozenset(f"{VIDEO_SUFFIXES} {SOUND_SUFFIXES}".split())  # what is taken from a folder
 
 
 class Job(NamedTuple):
