@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: install demo demo-video test lint bench clean
+.PHONY: install demo demo-video ablations test lint bench clean
 install: .venv/installed
 
 .venv/installed: setup.py pyproject.toml requirements.txt $(wildcard libs/ops/csrc/*)
@@ -32,6 +32,13 @@ demo-video: install
 	$(BIN)/python eval.py configs/demo_video.yaml ckpt/demo_video_make
 	$(BIN)/python tools/demo_report.py configs/demo_video.yaml ckpt/demo_video_make
 	$(BIN)/python infer.py data/demo_video/long.mp4 --checkpoint ckpt/demo_video_make --out data/demo_video/found
+
+# One thing changed at a time, on the demo's planted data, and what that does to each task. Goes on where it was interrupted.
+ABLATIONS := base noise_only visual_only audio_only no_cross_attention no_pyramid shared_experts experts_at_the_top \
+	linear_classifier prompts_random prompts_offsets tal_alone avel_alone sed_alone class_agnostic class_aware
+ablations: install
+	$(BIN)/python tools/make_demo_data.py configs/demo.yaml
+	$(BIN)/python tools/experiments.py $(ABLATIONS:%=configs/ablations/%.yaml) --seeds 1 --jobs 2 --out ckpt/ablations
 
 test: install
 	$(BIN)/python -m pytest
