@@ -39,6 +39,7 @@ CURVES: dict[str, dict[str, float]] = {  # false positives an hour, at most max_
     "psds2": {"alpha_ct": 0.5, "alpha_st": 1.0, "max_efpr": 100.0},
 }
 HOUR_S = 3600.0
+MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _score(
         deltas, positives = count(metric, tables, truth)
         counts = counts_of(deltas, truth)
         if metric in CURVES:
-            value, of_classes = _library_psds(metric, deltas, truth)
+            value, of_classes = library_psds(metric, deltas, truth)
             rows[metric] = np.append(value, resampled_psds(metric, counts, truth, weights[1:]))
             _note(per_class, metric, of_classes)
             continue
@@ -161,8 +162,9 @@ def _note(per_class: dict[str, dict[str, Any]], key: str, values: np.ndarray) ->
         row[key] = value
 
 
-def _check(detections: Detections, videos: list[Video], labels: np.ndarray) -> dict[str, int]:
-    """How many detections are not scored. Raises DataError on scores that are none, or where nothing can be scored."""
+def _check(detections: Detections, videos: list[Video], labels: np.ndarray) -> dict[str, Any]:
+    """Which detections are not scored: how many, and names of videos. Raises DataError on scores that are none, or
+    where nothing can be scored."""
     bad = ~((detections.scores >= 0) & (detections.scores <= 1))
     if bad.any():
         where, score = detections.video_ids[detections.video[bad.argmax()]], detections.scores[bad.argmax()]
@@ -178,6 +180,7 @@ def _check(detections: Detections, videos: list[Video], labels: np.ndarray) -> d
     return {
         "detections_of_other_videos": int((~video).sum()),
         "detections_of_classes_without_events": int((video & ~label).sum()),
+        "videos_not_annotated": sorted(set(detections.video_ids) - known)[:MOST_NAMED],
     }
 
 
@@ -216,7 +219,7 @@ def best_threshold(counts: Counts, positives: int) -> float:
     return float(scores[at] + scores[at + 1]) / 2
 
 
-def _library_psds(metric: str, deltas: dict, truth: Truth) -> tuple[float, np.ndarray]:
+def library_psds(metric: str, deltas: dict, truth: Truth) -> tuple[float, np.ndarray]:
     """PSDS and that of each class (C,), by the library."""
     settings = COUNTED[metric] | CURVES[metric]
     if len(truth.labels) == 1:

@@ -110,7 +110,7 @@ def _files(path: Path) -> list[tuple[str, bytes]]:
         with tarfile.open(path) as tar:
             return [(m.name, tar.extractfile(m).read()) for m in tar if m.isfile() and _is_table(m.name)]
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        what = getattr(error, "strerror", None) or error
+        what = getattr(error, "strerror", None) or "no tar file, or not all of one"
         raise DataError(f"{path}: {what}, expected a folder or tar file of event tables") from None
 
 
