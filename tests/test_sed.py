@@ -59,7 +59,10 @@ def random_case(seed, grid=4, videos=8, duration=10.0):
         near = [(max(0, s + rng.integers(-1, 2) / grid), e + rng.integers(-1, 2) / grid, c) for s, e, c in of(truth[i])]
         rows += [(i, s, e, rng.integers(8, 20) / 20, c) for s, e, c in near if e > s]
         start, end = spans(8, 5)
-        rows += [(i, *row) for row in zip(start, end, rng.integers(1, 13, 8) / 20, rng.choice(LABELS, 8), strict=True)]
+        rows += [
+            (i, *row)
+            for row in zip(start, end.clip(max=11), rng.integers(1, 13, 8) / 20, rng.choice(LABELS, 8), strict=True)
+        ]
     order = rng.permutation(len(rows))
     rows = sorted((rows[i] for i in order), key=lambda row: row[0])
     return truth, detected(rows, [v.video_id for v in truth])
@@ -270,7 +273,7 @@ def test_joined_events_and_what_is_left_out():
     tree = scores.tree()
     assert tree["events"] == 2
     assert tree["left_out"] == {
-        "events_without_length": 1,
+        "events_without_length_in_their_video": 1,
         "events_joined_to_another": 3,
         "detections_of_other_videos": 1,
         "detections_of_classes_without_events": 2,
@@ -279,11 +282,18 @@ def test_joined_events_and_what_is_left_out():
     assert list(tree["per_class"]) == ["dog", "speech\\loud"]
 
 
-def test_detections_beyond_the_video():
-    """They count as they are; what lies before its start is cut off."""
-    videos = [video("a", [(0, 2, 3), (8, 11, 3)])]
-    found = detected([(0, -1, 2, 1, 3), (0, 8, 11, 1, 3), (0, -3, -1, 1, 3)], ["a"])
+def test_what_lies_beyond_the_video():
+    """Up to a second counts as it is; the rest, and what lies before the start, is cut off (times in another unit would
+    fill the memory with empty seconds)."""
+    videos = [video("a", [(0, 2, 3), (8, 10.75, 3)])]
+    found = detected([(0, -1, 2, 1, 3), (0, 8, 10.75, 1, 3), (0, -3, -1, 1, 3), (0, 5e8, 6e8, 1, 3)], ["a"])
     assert set(sed_metrics(found, videos, NAMES, resamples=0).values.values()) == {1.0}
+    assert frame_scores(found, videos, LABELS)[0][0].tolist() == [0, 2, 8, 10, 10.75]
+    far = [video("a", [(0, 2, 3), (8, 9e8, 3), (11, 12, 3), (5e8, 6e8, 5)])]
+    found = detected([(0, 0, 2, 1, 3), (0, 8, 7e8, 1, 3)], ["a"])
+    scores = sed_metrics(found, far, NAMES, resamples=0)
+    assert set(scores.values.values()) == {1.0}
+    assert scores.details["left_out"]["events_without_length_in_their_video"] == 2
 
 
 @pytest.mark.parametrize("score", [float("nan"), -0.1, 1.5])

@@ -10,6 +10,7 @@ import numpy as np
 
 from libs.core.errors import DataError, UserError
 from libs.core.types import Video
+from libs.evaluation.sound_events import OVERHANG_S
 
 # No tolerance where times are compared: as sed_eval and psds_eval do it, whose figures are the published ones. (With
 # the library's 6 decimals an offset that misses the collar by a rounding error is a hit: .39895 for .39873 on DESED.)
@@ -60,13 +61,15 @@ def load_library() -> Any:
 
 def annotated(videos: list[Video]) -> Truth:
     """The events of videos; of a class, those that touch or overlap are one (the library wants them apart), and those
-    without length none. Raises DataError where there are none at all."""
+    without length none. What lies outside the video is cut off as detections are. Raises DataError where there are none
+    at all."""
     spans: list[dict[int, list[list[float]]]] = []
     empty = joined = 0
     for video in videos:
         own: dict[int, list[list[float]]] = {}
         for (start, end), label in sorted(zip(video.segments.tolist(), video.labels.tolist(), strict=True)):
             runs = own.setdefault(label, [])
+            start, end = max(start, 0.0), min(end, video.duration + OVERHANG_S)
             if end <= start:
                 empty += 1
             elif runs and start <= runs[-1][1]:
@@ -90,7 +93,7 @@ def annotated(videos: list[Video]) -> Truth:
         np.array([[len(of_class) for of_class in own] for own in runs]),
         np.array([[sum(end - start for start, end in of_class) for of_class in own] for own in runs]),
         np.array([video.duration for video in videos]),
-        {"events_without_length": empty, "events_joined_to_another": joined},
+        {"events_without_length_in_their_video": empty, "events_joined_to_another": joined},
     )
 
 

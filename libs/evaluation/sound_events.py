@@ -17,6 +17,7 @@ from libs.core.errors import DataError
 from libs.core.types import Detections, Video
 from libs.evaluation.detection import index_in
 
+OVERHANG_S = 1.0  # beyond a video's end: a network's last window, a listener's last mark
 COLUMNS = ("filename", "onset", "offset", "event_label")
 SOUND_SUFFIXES = ("wav", "flac", "mp3", "ogg", "m4a")
 
@@ -29,13 +30,15 @@ def frame_scores(
     A frame lies between two neighbouring ends of the video's detections, so frames have different lengths. A class's
     score in it is the highest of its detections that cover it, and 0 where none does. Hence what is found at a
     threshold t >= 0, where scores are above t, is the union of the segments with scores above t: overlapping or
-    touching ones are one event. Frames span the video, from 0, and whatever was detected beyond its end; what lies
-    before 0 is cut off. labels (C,): label_ids, sorted. Detections of other videos and classes are left out.
+    touching ones are one event. Frames span the video, and what was detected up to OVERHANG_S beyond its end; what lies
+    before 0 or further beyond is cut off. labels (C,): label_ids, sorted. Detections of other videos and classes are
+    left out.
     """
     column = index_in(labels, detections.labels)
     place = {video.video_id: i for i, video in enumerate(videos)}
     video = np.array([place.get(v, -1) for v in detections.video_ids], np.int64)[detections.video]
-    segments = detections.segments.clip(min=0)
+    latest = np.array([v.duration + OVERHANG_S for v in videos] + [0.0])[video]  # video -1 is none
+    segments = np.minimum(detections.segments.clip(min=0), latest[:, None])
     rows = np.flatnonzero((column >= 0) & (video >= 0) & (segments[:, 1] > segments[:, 0]))
     rows = rows[np.lexsort((detections.scores[rows], video[rows]))]
     cuts = np.searchsorted(video[rows], np.arange(len(videos) + 1))
