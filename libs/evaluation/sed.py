@@ -3,7 +3,8 @@
 All of them by sed_scores_eval (Ebbers et al., "Threshold-Independent Evaluation of Sound Event Detection Scores",
 ICASSP 2022), DCASE task 4's library: it says what is counted in a video at every threshold. From these counts come the
 numbers and their bootstrap intervals, where a video drawn twice counts twice. sed_eval (Mesaros et al., 2016) and
-psds_eval (Bilen et al., 2020) count the same, which tests/test_sed.py holds.
+psds_eval (Bilen et al., 2020) count the same, which tests/test_sed.py holds. (PSDSEval.psds of psds_eval 0.5.3 itself
+runs neither with NumPy 2.4 nor with pandas 3.)
 
 Shapes: V videos, C classes with events, R resamples, E places in a class's scores where counts change, U different
 scores.
@@ -40,6 +41,12 @@ CURVES: dict[str, dict[str, float]] = {  # false positives an hour, at most max_
 }
 HOUR_S = 3600.0
 MOST_NAMED = 10
+RULES = {
+    "frame_scores": "the highest score of the detections that cover the time, 0 where none does",
+    "found": "what scores above the threshold; overlapping and touching events of a class are one",
+    "numbers": "read by Python's float(), correctly rounded; times compared without tolerance",
+    "best": "the threshold of each class with the highest F1 on these very videos: an oracle",
+}
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,7 @@ def _score(
         "libraries": {name: version(name) for name in ("sed_scores_eval", "sed_eval", "numpy", "pandas")},
         "threshold": threshold if set(what) & set(F1S) else None,
         "settings": settings,
+        "rules": RULES,
         "bootstrap": {"over": "videos", "resamples": resamples, "seed": seed, "confidence": CONFIDENCE},
         "videos": len(videos),
         "events": int(truth.count.sum()),
