@@ -142,22 +142,22 @@ def average_precision(predictions, truth, tious):
         taken, hits = set(), []
         for i in order:
             video, start, end, _ = predictions[i]
-            rivals = [(_tiou((start, end), truth[j][1:]), j) for j in of_video.get(video, [])]
+            rivals = [(temporal_iou((start, end), truth[j][1:]), j) for j in of_video.get(video, [])]
             rivals = [(overlap, j) for overlap, j in rivals if j not in taken and overlap >= tiou]
             hits.append(bool(rivals))
             if rivals:
                 taken.add(max(rivals)[1])  # of equals the last
-        result.append(_area(hits, len(truth)))
+        result.append(precision_recall_area(hits, len(truth)))
     return result
 
 
-def _tiou(a, b):
+def temporal_iou(a, b):
     inter = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
     union = (a[1] - a[0]) + (b[1] - b[0]) - inter
     return math.inf if union == 0 else inter / union
 
 
-def _area(hits, positives):
+def precision_recall_area(hits, positives):
     found, precisions, recalls = 0, [], [0.0]
     for i, hit in enumerate(hits):
         found += hit

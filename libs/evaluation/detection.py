@@ -36,6 +36,55 @@ class DetectionScores:
         return DetectionScores(self.tious, self.labels[rows], self.ap[rows])
 
 
+@dataclass(frozen=True)
+class GroundTruth:
+    """All annotations of some videos as one table: video (G,) int64 index, segments (G, 2) seconds, labels (G,)."""
+
+    video: np.ndarray
+    segments: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, videos: list[Video]) -> "GroundTruth":
+        return cls(
+            np.repeat(np.arange(len(videos)), [len(v.labels) for v in videos]),
+            np.concatenate([np.empty((0, 2)), *(v.segments for v in videos)]),
+            np.concatenate([np.empty(0, np.int64), *(v.labels for v in videos)]),
+        )
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which detections hit which annotations: all that AP depends on.
+
+    labels (C,) and gt_class (G,), the index in it. rows (N,): the detections of these classes, a class after the
+    other, each in falling score; their class column (N,) and video (N,), -1 where it is not annotated. hit (H,):
+    places in `rows`; taken (H,): the annotation that each took; a class and threshold after the other (cell = class·K
+    + threshold, hits cuts[cell] … cuts[cell + 1] - 1), in falling score.
+    """
+
+    tious: tuple[float, ...]
+    truth: GroundTruth
+    labels: np.ndarray
+    gt_class: np.ndarray
+    rows: np.ndarray
+    column: np.ndarray
+    video: np.ndarray
+    hit: np.ndarray
+    taken: np.ndarray
+    cuts: np.ndarray
+
+    @property
+    def first(self) -> np.ndarray:
+        """(C + 1,): where each class begins in `rows`."""
+        return np.searchsorted(self.column, np.arange(len(self.labels) + 1))
+
+    @property
+    def positives(self) -> np.ndarray:
+        """(C,): annotations of each class."""
+        return np.bincount(self.gt_class, minlength=len(self.labels))
+
+
 def score_detections(
     detections: Detections, videos: list[Video], tious: tuple[float, ...], keep_repeats: bool = False
 ) -> DetectionScores:
@@ -44,12 +93,28 @@ def score_detections(
     Within one score, rows are taken in reverse order, as the official code does. keep_repeats keeps annotations that
     equal an earlier one.
     """
-    if not keep_repeats:
-        videos = [video.without_repeats() for video in videos]
-    gt_video = np.repeat(np.arange(len(videos)), [len(v.labels) for v in videos])
-    gt_segments = np.concatenate([np.empty((0, 2)), *(v.segments for v in videos)])
-    gt_labels = np.concatenate([np.empty(0, np.int64), *(v.labels for v in videos)])
-    labels, gt_class = np.unique(gt_labels, return_inverse=True)
+    return score_matches(match_detections(detections, videos if keep_repeats else without_repeats(videos), tious))
+
+
+def without_repeats(videos: list[Video]) -> list[Video]:
+    return [video.without_repeats() for video in videos]
+
+
+def score_matches(matches: Matches) -> DetectionScores:
+    classes, thresholds = len(matches.labels), len(matches.tious)
+    cell = np.arange(classes * thresholds).repeat(np.diff(matches.cuts))
+    places = matches.hit - matches.first[cell // max(thresholds, 1)]  # among the class's predictions
+    positives = matches.positives.repeat(thresholds)
+    cuts = zip(matches.cuts[:-1], matches.cuts[1:], positives, strict=True)
+    ap = [interpolated_ap(places[i:j], total) for i, j, total in cuts]
+    return DetectionScores(matches.tious, matches.labels, np.array(ap).reshape(classes, thresholds))
+
+
+def match_detections(detections: Detections, videos: list[Video], tious: tuple[float, ...]) -> Matches:
+    """At each threshold, every detection in falling score takes the annotation of its video and class that it overlaps
+    most of those left, if enough. Repeated annotations are taken as they are."""
+    truth = GroundTruth.of(videos)
+    labels, gt_class = np.unique(truth.labels, return_inverse=True)
 
     # Predictions of classes that the ground truth has, a class after the other, each in falling score.
     column = index_in(labels, detections.labels)
@@ -61,23 +126,24 @@ def score_detections(
     column = column[rows]
 
     # Those of one video and class are a group and compete for its ground truth.
-    groups, gt_group = np.unique(gt_video * len(labels) + gt_class, return_inverse=True)
-    place = {video.video_id: i for i, video in enumerate(videos)}
-    video = np.array([place.get(v, -1) for v in detections.video_ids], np.int64)[detections.video[rows]]
+    groups, gt_group = np.unique(truth.video * len(labels) + gt_class, return_inverse=True)
+    video = places_of(detections, videos)[detections.video[rows]]
     group = index_in(groups, np.where(video < 0, -1, video * len(labels) + column))
     rivals = np.flatnonzero(group >= 0)  # the others can hit nothing
-    hit, k = _match(group[rivals], detections.segments[rows[rivals]], gt_group, gt_segments, np.asarray(tious))
+    segments = detections.segments[rows[rivals]]
+    hit, k, taken = _match(group[rivals], segments, gt_group, truth.segments, np.asarray(tious))
     hit = rivals[hit]
 
-    # Hits of a class and threshold, one after the other in falling score; their places among the class's predictions.
-    first = np.searchsorted(column, np.arange(len(labels)))
     cell = column[hit] * len(tious) + k
     order = np.lexsort((hit, cell))
-    places = (hit - first[column[hit]])[order]
     cuts = np.searchsorted(cell[order], np.arange(len(labels) * len(tious) + 1))
-    positives = np.bincount(gt_class, minlength=len(labels)).repeat(len(tious))
-    ap = [interpolated_ap(places[i:j], total) for i, j, total in zip(cuts[:-1], cuts[1:], positives, strict=True)]
-    return DetectionScores(tuple(tious), labels, np.array(ap).reshape(len(labels), len(tious)))
+    return Matches(tuple(tious), truth, labels, gt_class, rows, column, video, hit[order], taken[order], cuts)
+
+
+def places_of(detections: Detections, videos: list[Video]) -> np.ndarray:
+    """For each of the detections' videos its index in `videos`, -1 where it is not there."""
+    place = {video.video_id: i for i, video in enumerate(videos)}
+    return np.array([place.get(v, -1) for v in detections.video_ids], np.int64)
 
 
 def falling_order(scores: np.ndarray) -> np.ndarray:
@@ -109,13 +175,13 @@ def index_in(known: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _match(group: np.ndarray, segments: np.ndarray, gt_group: np.ndarray, gt_segments: np.ndarray, tious: np.ndarray):
-    """Hits: which prediction (H,) at which threshold (H,). Predictions (N,) of a group, best first, compete for its
-    ground truth.
+    """Hits: which prediction (H,) at which threshold (H,) takes which ground truth (H,). Predictions (N,) of a group,
+    best first, compete for its ground truth.
 
     Round r takes the r-th prediction of every group at once: the groups are independent of each other.
     """
     if len(group) == 0:
-        return np.empty((2, 0), np.int64)
+        return np.empty((3, 0), np.int64)
     rows = np.argsort(group, kind="stable")
     own_group, hits = group[rows], []
 
@@ -141,7 +207,7 @@ def _match(group: np.ndarray, segments: np.ndarray, gt_group: np.ndarray, gt_seg
         hit = np.take_along_axis(open_iou, best[:, None], axis=1)[:, 0] >= tious
         n, k = np.nonzero(hit)
         free[own[n], best[n, k], k] = False
-        hits.append((rows[now[n]], k))
+        hits.append((rows[now[n]], k, gt_order[gt_table[own[n], best[n, k]]]))
     return np.concatenate(hits, axis=1)
 
 
