@@ -25,6 +25,25 @@ class Features(NamedTuple):
     audio: np.ndarray
 
 
+def feature_fps(video: Video, config: DatasetConfig) -> float:
+    """Frames/s of a video's features; 16 where neither the configuration nor the annotation says."""
+    return config.default_fps or video.fps or 16.0
+
+
+def expected_windows(video: Video, config: DatasetConfig) -> int:
+    """T that a video's duration makes: whole windows only, but at least one."""
+    frames = video.duration * feature_fps(video, config)
+    return max(1, int((frames - config.num_frames) / config.feat_stride) + 1)
+
+
+def grid(config: DatasetConfig, length: int) -> tuple[float, float]:
+    """(feat_stride, num_frames) in frames of a video with T = length, after any resizing (method.md §3)."""
+    stride, frames = float(config.feat_stride), float(config.num_frames)
+    if config.force_upsampling:
+        stride = frames = ((length - 1) * stride + frames) / config.max_seq_len
+    return stride, frames
+
+
 class FeatureSource(Protocol):
     def lengths(self, videos: list[Video]) -> list[int]:
         """T of each video, without reading its features; checks that they are there and of the right shape.
