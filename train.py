@@ -16,6 +16,7 @@ from libs.core.errors import CheckpointError, ConfigError, exit_on_user_error
 from libs.core.files import replacing, write_json
 from libs.core.prompts import load_prompts
 from libs.datasets.annotations import load_annotations
+from libs.datasets.checks.before_run import pointing_to_checks, refuse_what_trains_wrong
 from libs.datasets.loaders import make_dataset
 from libs.evaluation.report import score_table, score_tree
 from libs.modeling.uniav import UniAV
@@ -84,7 +85,8 @@ def open_all(
     model = UniAV.from_config(config)
     datasets, val_sets, test_sets, class_names = [], [], [], {}
     for task in tasks:
-        model.set_prompts(task.key, torch.from_numpy(load_prompts(task, config.model.text_dim)))
+        prompts = load_prompts(task, config.model.text_dim)
+        model.set_prompts(task.key, torch.from_numpy(prompts))
         refuse_other_features(task, config.model.encoder)
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
         class_names[task.key] = [annotations.name_of(label) for label in range(task.dataset.num_classes)]
@@ -93,6 +95,10 @@ def open_all(
         val_sets.append(EvalSet.open(task, annotations, task.val_split, config, ranks))
         if task.test_split != task.val_split:
             test_sets.append(EvalSet.open(task, annotations, task.test_split, config, ranks))
+        opened = [datasets[-1], *(data.batches.dataset for data in val_sets + test_sets if data.task is task)]
+        for odd in refuse_what_trains_wrong(task, annotations, prompts, opened):
+            if ranks.is_first:
+                print(f"warning: {odd}")
     trainer = Trainer(config, tasks, model.to(ranks.device), datasets, ranks, class_names)
     if checkpoint:
         trainer.load_state_dict(checkpoint, resume)
@@ -122,8 +128,15 @@ def evaluate(trainer: Trainer, eval_sets: list[EvalSet], log: RunLog) -> dict:
 def announce(trainer: Trainer, folder: Path, resumed: bool) -> None:
     """Write the resolved configuration; say what begins, and what a careful person would object to."""
     for task in trainer.tasks:
-        if set(task.val_split) & set(task.test_split):
+        train, val, test = (set(splits) for splits in (task.train_split, task.val_split, task.test_split))
+        if val & test:
             print(f"warning: {task.key}: val_split is the test split: stop-and-go watches what is reported")
+        if train & test:
+            print(f"warning: {task.key}: test_split shares videos with train_split: what is reported was trained on")
+        if train & val:
+            print(
+                f"warning: {task.key}: val_split shares videos with train_split: stop-and-go watches what is trained on"
+            )
     with replacing(folder / "config.yaml") as temporary:
         temporary.write_text(trainer.config.to_yaml(), encoding="utf-8")
     begun = f"resumes after epoch {trainer.epoch}" if resumed else "starts"
@@ -145,7 +158,10 @@ def main() -> None:
             return
 
         # Everything a run needs is opened and checked before anything is written.
-        trainer, val_sets, test_sets = ranks.agree(lambda: open_all(config, tasks, checkpoint, resume, ranks))
+        with_advice = pointing_to_checks(args.config, args.tasks, args.o)
+        trainer, val_sets, test_sets = ranks.agree(
+            with_advice(lambda: open_all(config, tasks, checkpoint, resume, ranks))
+        )
         if args.profile:
             table = profile_steps(trainer, args.profile)
             if ranks.is_first:
