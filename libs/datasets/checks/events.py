@@ -127,7 +127,7 @@ def check_names(data: TaskData) -> Iterator[Finding]:
     if annotations.alphabetical:
         said = f"{len(annotations.class_names)} names without ids"
         yield from found(key, "", "ids by alphabet", [Case(annotations.path.name, said)])
-    nameless = [label for label in range(data.task.dataset.num_classes) if label not in annotations.class_names]
+    nameless = [label for label in range(data.task.dataset.num_classes) if label not in names]
     yield from found(key, "", "class without name", (Case(str(label), "no name") for label in nameless))
 
 

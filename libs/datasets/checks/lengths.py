@@ -23,8 +23,8 @@ RARE = 0.01  # of the segments: what needs no advice
 
 @dataclass(frozen=True)
 class TaskLengths:
-    """Of training: V videos, clips (V,) windows, segments (N, 2) grid units, owner (N,) a segment's video, in_video (N,)
-    whether any of it lies within the video."""
+    """Of training: V videos, clips (V,) windows, segments (N, 2) grid units, owner (N,) a segment's video,
+    in_video (N,) whether any of it lies within the video."""
 
     task: TaskSpec
     model: ModelConfig
@@ -144,7 +144,7 @@ def draw(tree: dict, task: TaskSpec) -> str:
     """Histograms as text."""
     limit, name = task.dataset.max_seq_len, f"{task.key} {task.dataset_name}"
     beyond = "shortened to max_seq_len" if task.dataset.force_upsampling else "cropped"
-    clips, segments, levels = tree["clips"], tree["segments"], tree["levels"]
+    clips, segments, levels = _from_first(tree["clips"]), _from_first(tree["segments"]), tree["levels"]
     learned = ["level " + ", ".join(map(str, row["levels"])) if row["levels"] else "" for row in segments]
     ranges = [f"level {level}: {row['from']:g}–{row['to']:g}" for level, row in enumerate(levels)]
     return "\n".join(
@@ -159,6 +159,11 @@ def draw(tree: dict, task: TaskSpec) -> str:
             *_bars(ranges, levels, [""] * len(levels), of=sum(row["count"] for row in segments)),
         ]
     )
+
+
+def _from_first(rows: list[dict]) -> list[dict]:
+    """Without the empty rows that come first."""
+    return rows[next((i for i, row in enumerate(rows) if row["count"]), len(rows)) :]
 
 
 def _bars(names: list[str], rows: list[dict], remarks: list[str], of: int | None = None) -> list[str]:
@@ -204,7 +209,7 @@ def _of_levels(lengths: TaskLengths) -> Iterator[str]:
     last = used[-1] if used else -1
     if 0 <= last < len(ranges) - 1:
         idle = ", ".join(map(str, range(last + 1, len(ranges))))
-        yield f"no training event falls in the range of level {idle}: {last + 1} levels would do"
+        yield f"no training event falls in the range of level {idle}: levels up to {last} would do"
     for level in sorted(set(range(last)) - set(used)):
         yield f"no training event falls in the range of level {level}, {ranges[level][0]:g} to {ranges[level][1]:g}"
     if (short := float((spans < 1).mean())) > RARE:
