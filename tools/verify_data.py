@@ -19,9 +19,9 @@ from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError, UserError, exit_on_user_error
 from libs.core.files import write_json
-from libs.datasets.checks.findings import SEVERITIES, Case, found
+from libs.datasets.checks.findings import SEVERITIES, Case, found, printable
 from libs.datasets.checks.lengths import advice, draw, histograms
-from libs.datasets.checks.manifest import check_manifest, write_manifest
+from libs.datasets.checks.manifest import check_manifest, read_manifest, write_manifest
 from libs.datasets.checks.verify import Report, findings_table, verify
 from libs.training.made_by import refuse_other_features
 
@@ -29,29 +29,24 @@ JOBS_A_CORE = 2  # threads: some wait for the disk
 
 
 def check_made_by(config: Config, tasks: list[TaskSpec], report: Report) -> None:
+    unread = {finding.task for finding in report.findings if finding.check == "feature place"}
     for task in tasks:
         try:
-            refuse_other_features(task, config.model.encoder)
+            if task.key not in unread:
+                refuse_other_features(task, config.model.encoder)
         except UserError as error:
             report.findings += found(task.key, "", "other features", [Case(task.dataset.feat_folder, str(error))])
 
 
-def check_files(manifest: Path, report: Report) -> str:
-    """Compare with the manifest, or write it where there is none; says which."""
-    if manifest.exists():
-        report.findings += check_manifest(manifest, report.files)
-        return f"{len(report.files)} files compared with {manifest}"
-    write_manifest(manifest, report.files)
-    return f"{len(report.files)} files -> {manifest}"
-
-
 def print_report(report: Report) -> None:
-    print(tabulate(report.facts, headers="keys"), end="\n\n")
+    rows = [{name: printable(str(value)) for name, value in row.items()} for row in report.facts]
+    print(tabulate(rows, headers="keys"), end="\n\n")
     for lengths in report.lengths.values():
         print(draw(histograms(lengths), lengths.task))
         print(*(f"  -> {sentence}" for sentence in advice(lengths)), "", sep="\n")
     print(findings_table(report.sorted_findings()), end="\n\n")
-    print(", ".join(f"{report.count(severity)} {severity}s" for severity in SEVERITIES))
+    counts = {severity: report.count(severity) for severity in SEVERITIES}
+    print(", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts.items()))
 
 
 @exit_on_user_error
@@ -74,13 +69,18 @@ def main() -> None:
     config = load_config(args.config, args.o)
     tasks = config.choose(args.tasks)
 
+    known = read_manifest(args.manifest) if args.manifest and args.manifest.exists() else None
     bar = partial(tqdm, desc="examining features", unit="video", leave=False, disable=None)
     report = verify(config, tasks, jobs, lambda total: bar(total=total).update)
     check_made_by(config, tasks, report)
-    said = check_files(args.manifest, report) if args.manifest else ""
+    if known is not None:
+        report.findings += check_manifest(known, report.files)
     print_report(report)
-    if said:
-        print(said)
+    if known is not None:
+        print(f"{len(report.files)} files compared with {args.manifest}")
+    elif args.manifest:
+        write_manifest(args.manifest, report.files)
+        print(f"SHA-256 of {len(report.files)} files -> {args.manifest}")
     if args.json:
         write_json(args.json, {"config": args.config, **report.tree()})
     sys.exit(1 if report.count("error") else 0)

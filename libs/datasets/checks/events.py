@@ -127,7 +127,11 @@ def check_names(data: TaskData) -> Iterator[Finding]:
     if annotations.alphabetical:
         said = f"{len(annotations.class_names)} names without ids"
         yield from found(key, "", "ids by alphabet", [Case(annotations.path.name, said)])
-    nameless = [label for label in range(data.task.dataset.num_classes) if label not in names]
+    classes = data.task.dataset.num_classes
+    beyond = [(name, label) for name, label in sorted(annotations.named) if label >= classes]
+    said = f"num_classes is {classes}"
+    yield from found(key, "", "class beyond num_classes", (Case(n, f"label_id {i}, {said}") for n, i in beyond))
+    nameless = [label for label in range(classes) if label not in names]
     yield from found(key, "", "class without name", (Case(str(label), "no name") for label in nameless))
 
 

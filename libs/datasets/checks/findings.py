@@ -82,6 +82,7 @@ CHECKS = {
     "class not in test": Check("warning", "mAP is a mean over the classes that occur: it says nothing of this one"),
     "name with several ids": Check("error", "give each class one label_id"),
     "id with several names": Check("error", "give each class one name"),
+    "class beyond num_classes": Check("warning", "the file knows more classes than the task: correct num_classes"),
     "class without name": Check("note", 'its label_id stands in results; a list "classes" names it'),
     "ids by alphabet": Check("note", "rows of the prompt table must follow the names' alphabetical order"),
     "prompt table": Check("error", "set dataset.prompt_file to a (num_classes, text_dim) table of finite numbers"),

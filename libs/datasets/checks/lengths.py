@@ -189,9 +189,10 @@ def _of_clips(lengths: TaskLengths) -> Iterator[str]:
     longer = float((clips > limit).mean())
     if dataset.force_upsampling:
         least, middle, most = (round(n) for n in np.quantile(clips, (0, 0.5, 1)))
+        detail = f"; {_percent(longer)} of them are longer and lose detail" if longer else ""
         yield (
-            f"clips of {least} to {most} windows (half of them up to {middle}) are all resized to max_seq_len {limit}; "
-            f"{_percent(longer)} of them are longer and lose detail"
+            f"clips of {least} to {most} windows (half of them up to {middle}) are all resized to max_seq_len "
+            f"{limit}{detail}"
         )
     elif longer:
         remedy = f"; {enough} would hold 99 % whole" if enough > limit else ""
@@ -209,7 +210,8 @@ def _of_levels(lengths: TaskLengths) -> Iterator[str]:
     last = used[-1] if used else -1
     if 0 <= last < len(ranges) - 1:
         idle = ", ".join(map(str, range(last + 1, len(ranges))))
-        yield f"no training event falls in the range of level {idle}: levels up to {last} would do"
+        remedy = f"levels up to {last} (backbone_arch[2] = {last}) would do"
+        yield f"no training event falls in the range of level {idle}: {remedy}"
     for level in sorted(set(range(last)) - set(used)):
         yield f"no training event falls in the range of level {level}, {ranges[level][0]:g} to {ranges[level][1]:g}"
     if (short := float((spans < 1).mean())) > RARE:

@@ -42,10 +42,9 @@ def read_manifest(path: Path) -> dict[str, str]:
     return files
 
 
-def check_manifest(path: Path, files: dict[str, str]) -> Iterator[Finding]:
-    """What has changed since the manifest was written. What it names and lies there, but was not examined now (another
-    task's), is passed over."""
-    before = read_manifest(path)
+def check_manifest(before: dict[str, str], files: dict[str, str]) -> Iterator[Finding]:
+    """What has changed since the manifest `before` was written. What it names and lies there, but was not examined now
+    (another task's), is passed over."""
     changed = [
         Case(name, "not the same content") for name in sorted(files) if before.get(name, files[name]) != files[name]
     ]

@@ -149,11 +149,12 @@ def findings_table(findings: list[Finding]) -> str:
     """A row a finding, the worst first, and what to do about errors and warnings."""
     if not findings:
         return "nothing found"
-    rows = [[f.severity, f.task, f.split, f.check, len(f.cases), _examples(f.cases)] for f in findings]
+    rows = [[f.severity, f.task, printable(f.split), f.check, len(f.cases), _examples(f.cases)] for f in findings]
     widths = [None] * 5 + [EXAMPLES_WIDTH]
     table = tabulate(rows, ["severity", "task", "split", "check", "count", "examples"], maxcolwidths=widths)
     remedies = {finding.check: finding.advice for finding in findings if finding.severity != "note"}
-    return "\n".join([table, "", *(f"{check}: {remedy}" for check, remedy in remedies.items())])
+    lines = [f"{check}: {remedy}" for check, remedy in remedies.items()]
+    return "\n".join([table, *(["", *lines] if lines else [])])
 
 
 def _examples(cases: tuple[Case, ...]) -> str:
