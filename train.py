@@ -158,7 +158,7 @@ def main() -> None:
             return
 
         # Everything a run needs is opened and checked before anything is written.
-        with_advice = pointing_to_checks(args.config, args.tasks, args.o)
+        with_advice = pointing_to_checks(args.config, args.tasks, bool(args.o))
         trainer, val_sets, test_sets = ranks.agree(
             with_advice(lambda: open_all(config, tasks, checkpoint, resume, ranks))
         )

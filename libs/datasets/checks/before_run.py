@@ -38,14 +38,14 @@ def refuse_what_trains_wrong(
 
 
 @contextmanager
-def pointing_to_checks(config: str, tasks: str | None, overrides: list[str]) -> Iterator[None]:
+def pointing_to_checks(config: str, tasks: str | None, has_overrides: bool) -> Iterator[None]:
     """Add to any DataError the command that lists all that is wrong."""
     try:
         yield
     except DataError as error:
-        command = ["python", "tools/verify_data.py", config, *(["--tasks", tasks] if tasks else [])]
-        command += ["-o", *overrides] if overrides else []
-        raise DataError(f"{error} [all that is wrong: {shlex.join(command)}]") from None
+        command = shlex.join(["python", "tools/verify_data.py", config, *(["--tasks", tasks] if tasks else [])])
+        also = " and the same -o" if has_overrides else ""
+        raise DataError(f"{error} [all that is wrong: {command}{also}]") from None
 
 
 def _sentence(finding: Finding) -> str:
