@@ -173,12 +173,12 @@ def no_folder(tiny):
 
 def no_annotations(tiny):
     annotations(tiny).unlink()
-    return {("", "annotation file"): ("error", ("tiny.json",))}
+    return {("", "annotation file"): ("error", (str(annotations(tiny)),))}
 
 
 def broken_annotations(tiny):
     annotations(tiny).write_text('{"database": ')
-    return {("", "annotation file"): ("error", ("tiny.json",))}
+    return {("", "annotation file"): ("error", (str(annotations(tiny)),))}
 
 
 def a_video_twice_in_the_file(tiny):
@@ -340,12 +340,12 @@ def no_names(tiny):
 
 def no_prompts(tiny):
     (tiny / "avel/avel_prompt.npy").unlink()
-    return {("", "prompt table"): ("error", ("avel_prompt.npy",))}
+    return {("", "prompt table"): ("error", (str(tiny / "avel/avel_prompt.npy"),))}
 
 
 def few_prompts(tiny):
     np.save(tiny / "avel/avel_prompt.npy", np.load(tiny / "avel/avel_prompt.npy")[:3])
-    return {("", "prompt table"): ("error", ("avel_prompt.npy",))}
+    return {("", "prompt table"): ("error", (str(tiny / "avel/avel_prompt.npy"),))}
 
 
 def odd_prompts(tiny):

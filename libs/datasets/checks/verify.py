@@ -80,18 +80,20 @@ def verify(config: Config, tasks: list[TaskSpec], jobs: int, progress: Callable[
 
 def _read(task: TaskSpec, config: Config, report: Report) -> TaskData | None:
     """Annotations and prompts; None where there are no annotations."""
-    for path in (Path(task.dataset.json_file), task.prompt_file):
+    prompt_file, json_file = task.prompt_file, Path(task.dataset.json_file)
+    for path in (json_file, prompt_file):
         _add_file(report, path)
     try:
         prompts = load_prompts(task, config.model.text_dim)
         report.findings += check_prompts(task, prompts)
     except DataError as error:
-        report.findings += found(task.key, "", "prompt table", [Case(task.prompt_file.name, str(error))])
+        said = str(error).removeprefix(f"{prompt_file}: ")
+        report.findings += found(task.key, "", "prompt table", [Case(str(prompt_file), said)])
     try:
         data = TaskData.read(task)
     except DataError as error:
-        name = Path(task.dataset.json_file).name
-        report.findings += found(task.key, "", "annotation file", [Case(name, str(error))])
+        said = str(error).removeprefix(f"{json_file}: ")
+        report.findings += found(task.key, "", "annotation file", [Case(str(json_file), said)])
         return None
     report.findings += check_annotations(data)
     return data
@@ -158,5 +160,5 @@ def findings_table(findings: list[Finding]) -> str:
 
 
 def _examples(cases: tuple[Case, ...]) -> str:
-    shown = [f"{printable(case.name, 40)}: {printable(case.said, 110)}" for case in cases[:EXAMPLES]]
+    shown = [f"{printable(case.name, 60)}: {printable(case.said, 110)}" for case in cases[:EXAMPLES]]
     return "; ".join(shown) + ("; …" if len(cases) > EXAMPLES else "")
