@@ -15,6 +15,7 @@ from libs.core.configfile import load_config
 from libs.core.errors import CheckpointError, ConfigError, exit_on_user_error
 from libs.core.files import replacing, write_json
 from libs.datasets.annotations import load_annotations
+from libs.datasets.checks.before_run import pointing_to_checks, refuse_what_trains_wrong
 from libs.datasets.loaders import make_dataset
 from libs.evaluation.report import score_rows, score_table, score_tree
 from libs.modeling.uniav import UniAV
@@ -117,6 +118,12 @@ def open_all(
     class_names = {data.task.key: data.class_names for data in val_sets}
     seen = {data.task.key: data.seen for data in val_sets}
     give_prompts(model, tasks, config, class_names)
+    for dataset, data in zip(datasets, val_sets, strict=True):
+        opened = [dataset, *(d.batches.dataset for d in val_sets + test_sets if d.task is data.task)]
+        table = None if config.model.classifier == "linear" else model.get_buffer(f"prompts_{data.task.key}").numpy()
+        for odd in refuse_what_trains_wrong(data.task, data.annotations, table, opened):
+            if ranks.is_first:
+                print(f"warning: {odd}")
     trainer = Trainer(config, tasks, model.to(ranks.device), datasets, ranks, class_names, seen)
     if checkpoint:
         trainer.load_state_dict(checkpoint, resume)
@@ -149,8 +156,15 @@ def announce(trainer: Trainer, folder: Path, resumed: bool) -> dict:
     """Write the resolved configuration; say what begins, and what a careful person would object to. Returns what the
     network is (summarize's tree)."""
     for task in trainer.tasks:
-        if set(task.val_split) & set(task.test_split):
+        train, val, test = (set(splits) for splits in (task.train_split, task.val_split, task.test_split))
+        if val & test:
             print(f"warning: {task.key}: val_split is the test split: stop-and-go watches what is reported")
+        if train & test:
+            print(f"warning: {task.key}: test_split shares videos with train_split: what is reported was trained on")
+        if train & val:
+            print(
+                f"warning: {task.key}: val_split shares videos with train_split: stop-and-go watches what is trained on"
+            )
     with replacing(folder / "config.yaml") as temporary:
         temporary.write_text(trainer.config.to_yaml(), encoding="utf-8")
     begun = f"resumes after epoch {trainer.epoch}" if resumed else "starts"
@@ -176,8 +190,9 @@ def main() -> None:
 
         # Everything a run needs is opened and checked before anything is written.
         init_from = ranks.agree(lambda: find_checkpoint(Path(args.init_from))) if args.init_from else None
+        with_advice = pointing_to_checks(args.config, args.tasks, bool(args.o))
         trainer, val_sets, test_sets = ranks.agree(
-            lambda: open_all(config, tasks, checkpoint, resume, init_from, ranks)
+            with_advice(lambda: open_all(config, tasks, checkpoint, resume, init_from, ranks))
         )
         if args.profile:
             table = profile_steps(trainer, args.profile)

@@ -34,17 +34,22 @@ class Video:
     segments: np.ndarray
     labels: np.ndarray
 
-    def without_repeats(self) -> Video:
-        """Leave out annotations that equal an earlier one: same label, both ends within 1e-3 s (method.md §2)."""
+    def repeats(self) -> list[int]:
+        """The annotations that equal an earlier one: same label, both ends within 1e-3 s (method.md §2)."""
         # Plain numbers: an evaluation asks this of thousands of videos, each with a few annotations.
         rows = [(label, *segment) for label, segment in zip(self.labels.tolist(), self.segments.tolist(), strict=True)]
         kept: list[int] = []
+        repeated: list[int] = []
         for i, row in enumerate(rows):
-            if not any(_is_repeat(rows[j], row) for j in kept):
-                kept.append(i)
-        if len(kept) == len(rows):
+            (repeated if any(_is_repeat(rows[j], row) for j in kept) else kept).append(i)
+        return repeated
+
+    def without_repeats(self) -> Video:
+        repeated = self.repeats()
+        if not repeated:
             return self
-        return replace(self, segments=self.segments[kept], labels=self.labels[kept])
+        segments, labels = (np.delete(values, repeated, axis=0) for values in (self.segments, self.labels))
+        return replace(self, segments=segments, labels=labels)
 
 
 def _is_repeat(a: tuple[int, float, float], b: tuple[int, float, float]) -> bool:

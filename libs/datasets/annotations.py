@@ -2,9 +2,10 @@
 
 import difflib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,13 +16,32 @@ MAX_LABEL_ID = 2**31 - 1
 LARGEST_S = 1e9  # seconds; NaN is not below it either
 
 
+class Problem(NamedTuple):
+    """Something in an annotation file that cannot be meant."""
+
+    kind: str  # "repeated id", "entry", "segment", "negative length" or "label"
+    video_id: str  # "" where it is the whole file's
+    subset: str  # "" where it is not known
+    said: str  # what was found and what was expected
+
+
+class _BadEntry(Exception):
+    """(kind, said) of a Problem."""
+
+
 @dataclass(frozen=True)
 class Annotations:
-    """The videos of a file, in its order, and the class names it knows by label_id."""
+    """The videos of a file, in its order, and the class names it knows by label_id.
+
+    named: all (name, label_id) that its annotations and its class list say. alphabetical: the file gives no ids, so
+    they are the names' places in the alphabet.
+    """
 
     path: Path
     videos: tuple[Video, ...]
     class_names: dict[int, str]
+    named: frozenset[tuple[str, int]] = frozenset()
+    alphabetical: bool = False
 
     def of_splits(self, splits: tuple[str, ...], limit: int | None = None) -> list[Video]:
         """The videos of the named subsets, compared in lower case; of more than `limit` the first. Raises DataError
@@ -48,10 +68,10 @@ class Annotations:
         return self.class_names.get(label, str(label))
 
 
-def read_json(path: Path, what: str) -> Any:
-    """Parse a JSON file. Raises DataError, naming the file, when it is missing or no JSON."""
+def read_json(path: Path, what: str, **options: Any) -> Any:
+    """Parse a JSON file; options are json.loads'. Raises DataError, naming the file, when it is missing or no JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), **options)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}, expected {what}") from None
     except (ValueError, RecursionError) as error:
@@ -62,22 +82,65 @@ def load_annotations(path: str | Path, num_classes: int | None = None) -> Annota
     """Read and check an annotation file.
 
     Where a file gives only names or only ids, ids follow its class list ("classes"), else the names' alphabetical
-    order. Raises DataError, naming file and video, on what cannot be meant: no database, a segment that ends before
-    it starts or is not finite, a label_id outside num_classes, no duration.
+    order. Raises DataError, naming file and video, on what cannot be meant: no database, a video with two entries, a
+    segment that ends before it starts or is not finite, a label_id outside num_classes, no duration.
+    """
+
+    def refuse(problem: Problem) -> None:
+        where = f"{path}: video {problem.video_id}" if problem.video_id else str(path)
+        raise DataError(f"{where}: {problem.said}")
+
+    return read_annotations(path, num_classes, refuse)
+
+
+def read_annotations(path: str | Path, num_classes: int | None, report: Callable[[Problem], None]) -> Annotations:
+    """load_annotations, but each Problem goes to `report`; where that returns, the annotation or video is left out.
+
+    Raises DataError where the file is missing or is no annotation file at all.
     """
     path = Path(path)
-    tree = read_json(path, "an annotation file")
+    repeated: list[str] = []
+    tree = read_json(path, "an annotation file", object_pairs_hook=lambda pairs: _object(pairs, repeated))
     database = tree.get("database") if isinstance(tree, dict) else None
     if not isinstance(database, dict):
         raise DataError(f'{path}: expected a JSON object with a "database" of videos')
-    ids = _class_ids(path, tree, database)
-    videos = tuple(_video(path, video_id, entry, ids, num_classes) for video_id, entry in database.items())
-    return Annotations(path, videos, {label: name for name, label in ids.items()})
+    for video_id in repeated:
+        report(Problem("repeated id", video_id, "", "has two entries; keep one"))
+    given, unnumbered = _given_names(database)
+    listed = tree.get("classes")
+    listed = listed if isinstance(listed, list) and all(isinstance(name, str) for name in listed) else []
+    alphabetical = not given and not listed
+    order = sorted(unnumbered) if alphabetical else listed
+    if not listed and given and unnumbered - given.keys():
+        missing = sorted(unnumbered - given.keys())[0]
+        report(Problem("label", "", "", f"label {missing!r} has no label_id while others have; give every label one"))
+    ids = {name: i for i, name in enumerate(order)} | {name: labels[0] for name, labels in given.items()}
+    videos = (_video(video_id, entry, ids, num_classes, report) for video_id, entry in database.items())
+    return Annotations(
+        path,
+        tuple(video for video in videos if video is not None),
+        {label: name for name, label in ids.items()},
+        frozenset((name, i) for i, name in enumerate(order))
+        | {(name, label) for name, labels in given.items() for label in labels},
+        alphabetical and bool(ids),
+    )
 
 
-def _class_ids(path: Path, tree: dict, database: dict) -> dict[str, int]:
-    """name -> label_id: as annotations say it, else by the file's class list, else alphabetical."""
-    given: dict[str, int] = {}
+def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict:
+    """A JSON object; a video's id that comes twice, of which JSON keeps the last, is added to `repeated`."""
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        seen: set[str] = set()
+        for key, value in pairs:
+            if key in seen and isinstance(value, dict) and "annotations" in value:
+                repeated.append(key)
+            seen.add(key)
+    return tree
+
+
+def _given_names(database: dict) -> tuple[dict[str, list[int]], set[str]]:
+    """name -> the label_ids that it has, the first first; and the names that occur without one."""
+    given: dict[str, list[int]] = {}
     unnumbered: set[str] = set()
     for entry in database.values():
         annotations = entry.get("annotations") if isinstance(entry, dict) else None
@@ -85,63 +148,70 @@ def _class_ids(path: Path, tree: dict, database: dict) -> dict[str, int]:
             if not isinstance(annotation, dict):
                 continue
             name, label = annotation.get("label"), annotation.get("label_id")
-            if isinstance(name, str):
-                if isinstance(label, int):
-                    given.setdefault(name, label)
-                else:
-                    unnumbered.add(name)
-    listed = tree.get("classes")
-    if isinstance(listed, list) and all(isinstance(name, str) for name in listed):
-        order = listed
-    elif unnumbered - given.keys():
-        if given:
-            missing = sorted(unnumbered - given.keys())[0]
-            raise DataError(f"{path}: label {missing!r} has no label_id while others have; give every label one")
-        order = sorted(unnumbered)
-    else:
-        order = []
-    return {name: i for i, name in enumerate(order)} | given
+            if not isinstance(name, str):
+                continue
+            if not isinstance(label, int):
+                unnumbered.add(name)
+            elif label not in given.setdefault(name, []):
+                given[name].append(label)
+    return given, unnumbered
 
 
-def _video(path: Path, video_id: str, entry: Any, ids: dict[str, int], num_classes: int | None) -> Video:
-    where = f"{path}: video {video_id}"
-    if not isinstance(entry, dict):
-        raise DataError(f"{where}: expected an object with subset, duration and annotations")
-    subset, duration, fps = entry.get("subset"), entry.get("duration"), entry.get("fps")
-    if not isinstance(subset, str):
-        raise DataError(f"{where}: subset {subset!r}, expected the name of its split")
-    if not _is_number(duration) or duration <= 0:
-        raise DataError(f"{where}: duration {duration!r}, expected seconds above 0")
-    if fps is not None and (not _is_number(fps) or fps <= 0):
-        raise DataError(f"{where}: fps {fps!r}, expected a number above 0")
-    annotations = entry.get("annotations") or []
-    if not isinstance(annotations, list):
-        raise DataError(f"{where}: annotations {str(annotations)[:40]!r}, expected a list")
+def _video(
+    video_id: str, entry: Any, ids: dict[str, int], num_classes: int | None, report: Callable[[Problem], None]
+) -> Video | None:
+    try:
+        subset, duration, fps, annotations = _fields(entry)
+    except _BadEntry as bad:
+        report(Problem(bad.args[0], video_id, "", bad.args[1]))
+        return None
     segments, labels = [], []
     for annotation in annotations:
-        segment = annotation.get("segment") if isinstance(annotation, dict) else None
-        if not (isinstance(segment, list) and len(segment) == 2 and all(_is_number(x) for x in segment)):
-            raise DataError(f"{where}: segment {segment!r}, expected [start, end] in finite seconds")
-        if segment[1] < segment[0]:
-            raise DataError(f"{where}: segment {segment} ends before it starts; correct it")
-        label, name = annotation.get("label_id"), annotation.get("label")
-        if label is None and isinstance(name, str):
-            label = ids.get(name)
-        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label <= MAX_LABEL_ID:
-            named = {k: annotation.get(k) for k in ("label", "label_id")}
-            raise DataError(f"{where}: label {named} is unknown, expected a label or a label_id from 0 on")
-        if num_classes is not None and label >= num_classes:
-            raise DataError(f"{where}: label_id {label}, expected 0 … {num_classes - 1}; correct it or num_classes")
+        try:
+            segment, label = _event(annotation, ids, num_classes)
+        except _BadEntry as bad:
+            report(Problem(bad.args[0], video_id, subset, bad.args[1]))
+            continue
         segments.append(segment)
         labels.append(label)
     return Video(
-        video_id,
-        subset.lower(),
-        float(duration),
-        fps,
-        np.array(segments, np.float64).reshape(-1, 2),
-        np.array(labels, np.int64),
+        video_id, subset, duration, fps, np.array(segments, np.float64).reshape(-1, 2), np.array(labels, np.int64)
     )
+
+
+def _fields(entry: Any) -> tuple[str, float, float | None, list]:
+    """(subset, duration, fps, annotations) of a video. Raises _BadEntry."""
+    if not isinstance(entry, dict):
+        raise _BadEntry("entry", "expected an object with subset, duration and annotations")
+    subset, duration, fps = entry.get("subset"), entry.get("duration"), entry.get("fps")
+    if not isinstance(subset, str):
+        raise _BadEntry("entry", f"subset {subset!r}, expected the name of its split")
+    if not _is_number(duration) or duration <= 0:
+        raise _BadEntry("entry", f"duration {duration!r}, expected seconds above 0")
+    if fps is not None and (not _is_number(fps) or fps <= 0):
+        raise _BadEntry("entry", f"fps {fps!r}, expected a number above 0")
+    annotations = entry.get("annotations") or []
+    if not isinstance(annotations, list):
+        raise _BadEntry("entry", f"annotations {str(annotations)[:40]!r}, expected a list")
+    return subset.lower(), float(duration), fps, annotations
+
+
+def _event(annotation: Any, ids: dict[str, int], num_classes: int | None) -> tuple[list[float], int]:
+    """(segment, label_id) of an annotation. Raises _BadEntry."""
+    segment = annotation.get("segment") if isinstance(annotation, dict) else None
+    if not (isinstance(segment, list) and len(segment) == 2 and all(_is_number(x) for x in segment)):
+        raise _BadEntry("segment", f"segment {segment!r}, expected [start, end] in finite seconds")
+    if segment[1] < segment[0]:
+        raise _BadEntry("negative length", f"segment {segment} ends before it starts; correct it")
+    label, name = annotation.get("label_id"), annotation.get("label")
+    if label is None and isinstance(name, str):
+        label = ids.get(name)
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label <= MAX_LABEL_ID:
+        named = {k: annotation.get(k) for k in ("label", "label_id")}
+        raise _BadEntry("label", f"label {named} is unknown, expected a label or a label_id from 0 on")
+    if num_classes is not None and label >= num_classes:
+        raise _BadEntry("label", f"label_id {label}, expected 0 … {num_classes - 1}; correct it or num_classes")
+    return segment, label
 
 
 def _is_number(value: Any) -> bool:

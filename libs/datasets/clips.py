@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from libs.core.config import DatasetConfig, TaskSpec
 from libs.core.errors import DataError
 from libs.core.types import Clip, Video
-from libs.datasets.features import FeatureSource
+from libs.datasets.features import FeatureSource, grid
 
 CROP_TRIES = 200
 
@@ -47,9 +47,8 @@ class ClipDataset(Dataset):
         features = self.source.load(video)
         visual, audio = torch.from_numpy(features.visual), torch.from_numpy(features.audio)
         fps = config.default_fps or video.fps
-        stride, frames = float(config.feat_stride), float(config.num_frames)
+        stride, frames = grid(config, len(visual))
         if config.force_upsampling:
-            stride = frames = ((len(visual) - 1) * stride + frames) / config.max_seq_len
             visual, audio = resize(visual, config.max_seq_len), resize(audio, config.max_seq_len)
         segments = (torch.from_numpy(video.segments) * fps - 0.5 * frames) / stride
         clip = Clip(

@@ -25,6 +25,25 @@ class Features(NamedTuple):
     audio: np.ndarray
 
 
+def feature_fps(video: Video, config: DatasetConfig) -> float:
+    """Frames/s of a video's features; 16 where neither the configuration nor the annotation says."""
+    return config.default_fps or video.fps or 16.0
+
+
+def expected_windows(video: Video, config: DatasetConfig) -> int:
+    """T that a video's duration makes: whole windows only, but at least one."""
+    frames = video.duration * feature_fps(video, config)
+    return max(1, int((frames - config.num_frames) / config.feat_stride) + 1)
+
+
+def grid(config: DatasetConfig, length: int) -> tuple[float, float]:
+    """(feat_stride, num_frames) in frames of a video with T = length, after any resizing (method.md §3)."""
+    stride, frames = float(config.feat_stride), float(config.num_frames)
+    if config.force_upsampling:
+        stride = frames = ((length - 1) * stride + frames) / config.max_seq_len
+    return stride, frames
+
+
 class FeatureSource(Protocol):
     def lengths(self, videos: list[Video]) -> list[int]:
         """T of each video, without reading its features; checks that they are there and of the right shape.
@@ -63,8 +82,8 @@ class NpyFolder:
         shapes = []
         for path, dim in zip(self.paths(video_id), self.dims, strict=True):
             shapes.append(read_header(path, "features (T, width)").shape)
-            _check_shape(str(path), shapes[-1], dim)
-        return _common_length(f"{self.folder}: video {video_id}", shapes[0][0], shapes[1][0])
+            check_shape(str(path), shapes[-1], dim)
+        return common_length(f"{self.folder}: video {video_id}", shapes[0][0], shapes[1][0])
 
     def load(self, video: Video) -> Features:
         length = self._length(video.video_id)
@@ -92,10 +111,15 @@ class Hdf5Pack:
                 raise DataError(f"{self.path}: not a readable HDF5 pack ({error}); pack the features again") from None
         return self._file
 
+    def array(self, modality: str, video_id: str) -> h5py.Dataset | None:
+        """The data set of a video, None where it is missing."""
+        found = self._open().get(f"{modality}/{video_id}")
+        return found if isinstance(found, h5py.Dataset) else None
+
     def _arrays(self, video_id: str) -> list[h5py.Dataset]:
         """The data sets of a video that are there."""
-        found = [self._open().get(f"{modality}/{video_id}") for modality in MODALITIES]
-        return [array for array in found if isinstance(array, h5py.Dataset)]
+        found = (self.array(modality, video_id) for modality in MODALITIES)
+        return [array for array in found if array is not None]
 
     def lengths(self, videos: list[Video]) -> list[int]:
         missing = [video.video_id for video in videos if len(self._arrays(video.video_id)) < len(MODALITIES)]
@@ -105,10 +129,10 @@ class Hdf5Pack:
     def _length(self, video_id: str) -> int:
         arrays = self._arrays(video_id)
         for array, dim in zip(arrays, self.dims, strict=True):
-            _check_shape(f"{self.path}: {array.name}", array.shape, dim)
+            check_shape(f"{self.path}: {array.name}", array.shape, dim)
             if array.dtype.kind not in "fiu":
                 raise DataError(f"{self.path}: {array.name}: holds {array.dtype}, expected numbers")
-        return _common_length(f"{self.path}: video {video_id}", *(len(array) for array in arrays))
+        return common_length(f"{self.path}: video {video_id}", *(len(array) for array in arrays))
 
     def load(self, video: Video) -> Features:
         length = self._length(video.video_id)
@@ -132,7 +156,8 @@ def _refuse_missing(place: Path, missing: list[str], wanted: int, what: str) -> 
         raise DataError(f"{place}: {len(missing)} of {wanted} {what} missing: {few}; add them or correct feat_folder")
 
 
-def _check_shape(where: str, shape: tuple[int, ...], dim: int) -> None:
+def check_shape(where: str, shape: tuple[int, ...], dim: int) -> None:
+    """Raise DataError unless the shape is (T, dim), T at least 1."""
     if len(shape) != 2 or shape[0] == 0 or shape[1] != dim:
         raise DataError(
             f"{where}: features of shape {shape}, expected (T, {dim}); set model.input_dim_visual and "
@@ -140,7 +165,8 @@ def _check_shape(where: str, shape: tuple[int, ...], dim: int) -> None:
         )
 
 
-def _common_length(where: str, visual: int, audio: int) -> int:
+def common_length(where: str, visual: int, audio: int) -> int:
+    """The windows that both have. Raises DataError where they are too far apart (method.md §2)."""
     if abs(visual - audio) > MAX_LENGTH_MISMATCH * max(visual, audio):
         raise DataError(
             f"{where}: {visual} visual and {audio} audio windows, more than 10 % apart; extract them with one stride"

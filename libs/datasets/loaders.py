@@ -141,6 +141,7 @@ class EvalBatches:
     """
 
     def __init__(self, dataset: ClipDataset, config: Config, rank: int = 0, ranks: int = 1):
+        self.dataset = dataset
         spec, stride = dataset.task.dataset, config.model.coarsest_stride
         # The published quirk squeezes the position table into the padded length, so that must be the published one.
         tight = not config.model.official_pos_embd

@@ -15,7 +15,7 @@ import numpy as np
 
 from libs.core.config import TaskSpec
 from libs.core.types import MODALITIES, Video
-from libs.datasets.features import Features
+from libs.datasets.features import Features, expected_windows, feature_fps
 
 GAIN_RANGE = (0.7, 1.3)  # an event's signal relative to the configured one
 PLACING_TRIES = 20  # places tried for a distractor that must not overlap its own class
@@ -46,19 +46,12 @@ class PlantedSource:
             self.signals[modality] = self.config.signal * (prompts @ projection)
 
     def lengths(self, videos: list[Video]) -> list[int]:
-        return [self._length(video) for video in videos]
-
-    def _length(self, video: Video) -> int:
-        frames = video.duration * self._fps(video)
-        return max(1, int((frames - self.dataset.num_frames) / self.dataset.feat_stride) + 1)
-
-    def _fps(self, video: Video) -> float:
-        return self.dataset.default_fps or video.fps or 16.0
+        return [expected_windows(video, self.dataset) for video in videos]
 
     def load(self, video: Video) -> Features:
         rng = np.random.default_rng([self.config.seed, zlib.crc32(video.video_id.encode())])
         planted = self.plan(video, rng)
-        length, fps = self._length(video), self._fps(video)
+        length, fps = expected_windows(video, self.dataset), feature_fps(video, self.dataset)
         starts = np.arange(length)[:, None] * self.dataset.feat_stride / fps  # (T, 1), seconds
         span = self.dataset.num_frames / fps
         begins, ends = (np.array([getattr(p, side) for p in planted]) for side in ("start", "end"))

@@ -90,7 +90,10 @@ def refuse_non_finite(prediction: Prediction, batch: Batch, data: EvalSet) -> No
     finite = (finite | ~prediction.mask).all(-1)  # (B,)
     if not finite.all():
         ids = ", ".join(clip.video_id for clip, good in zip(batch.clips, finite.tolist(), strict=True) if not good)
-        raise DataError(f"{data.name}: the network's output is not finite for {ids}; look for NaN in their features")
+        raise DataError(
+            f"{data.name}: the network's output is not finite for {ids}; look for NaN in their features "
+            "(tools/verify_data.py)"
+        )
 
 
 def score(detections: Detections, data: EvalSet) -> DetectionScores:

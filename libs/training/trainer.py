@@ -231,7 +231,8 @@ class Trainer:
                 task, step, ids, loss = unseen[first]
                 raise TrainingError(
                     f"{task}: loss is {loss.item()} at step {step + 1} (epoch {self.epoch + 1}), videos "
-                    f"{', '.join(ids)}; look for NaN in their features, or lower the learning rate"
+                    f"{', '.join(ids)}; look for NaN in their features (tools/verify_data.py), or "
+                    "lower the learning rate"
                 )
 
         self.ranks.agree(blame)
