@@ -99,7 +99,7 @@ CHECKS = {
     "NaN": Check("error", "extract the features again; training would end with a loss that is no number"),
     "Inf": Check("error", "extract the features again; float16 overflows at 65,504"),
     "all zero": Check("error", "the modality says nothing: fine for a video without it, else extract it again", True),
-    "constant": Check("error", "all windows are equal: extract the features again", True),
+    "constant": Check("warning", "all windows are equal: fine for silence or a still picture, else extract it again"),
     "constant channels": Check("note", "channels that never change in the video"),
     "dead channels": Check("warning", "channels with one value in all videos of the split say nothing"),
     "audio against visual": Check("error", "more than 10 % apart: extract both with one stride"),
