@@ -190,5 +190,5 @@ def _binned(values: np.ndarray, ends: tuple, names: tuple[str, ...], text: str) 
     """Groups of values up to and including each end, and above the last."""
     place = np.searchsorted(np.asarray(ends), values, side="left")
     shown = [text.format(end) for end in ends]
-    ranges = [*(f"up to {end}" for end in shown), f"above {shown[-1]}"]
+    ranges = [*(f"≤ {end}" for end in shown), f"> {shown[-1]}"]
     return [(name, words, place == i) for i, (name, words) in enumerate(zip(names, ranges, strict=True))]

@@ -4,6 +4,7 @@ import numpy as np
 from tabulate import tabulate
 
 from libs.evaluation.detection import DetectionScores
+from libs.evaluation.metrics import MetricResult
 
 
 def score_table(title: str, rows: dict[str, DetectionScores]) -> str:
@@ -23,3 +24,13 @@ def score_tree(scores: DetectionScores, class_names: dict[int, str]) -> dict:
         "mAP": scores.map.tolist(),
         "ap_per_class": dict(zip(names, np.asarray(scores.ap).tolist(), strict=True)),
     }
+
+
+def headline_table(results: dict[str, MetricResult]) -> str:
+    """Headline numbers in percent with the ends of their 95 % intervals."""
+    body = [
+        [metric, name, *(100 * x for x in numbers)]
+        for metric, result in results.items()
+        for name, numbers in result.headline.items()
+    ]
+    return tabulate(body, headers=["metric", "", "%", "low", "high"], floatfmt=".2f")
