@@ -105,7 +105,12 @@ def main() -> None:
             print(f"{data.name}: {len(detections.scores)} detections in {len(data.videos)} videos -> {results}")
             if not args.saveonly:
                 scores = score(detections, data)
-                metrics[data.task.key] = {"splits": data.splits, **score_tree(scores, data.annotations.class_names)}
+                metrics[data.task.key] = {
+                    "splits": data.splits,
+                    "annotations": str(data.annotations.path),  # what compare.py scores the results with
+                    "videos": len(data.videos),
+                    **score_tree(scores, data.annotations.class_names),
+                }
                 print(score_table(f"mAP, {data.name}", {path.name: scores}) + "\n", flush=True)
                 if chosen:
                     tree, parts[data.task.key] = measure(data, detections, chosen)

@@ -95,7 +95,12 @@ def write_report(folder: Path, title: str, parts: dict[str, Part]) -> None:
 
 def render(title: str, parts: list[Part]) -> str:
     """The HTML text."""
-    body = "\n".join(_part(part) for part in parts)
+    about = f"Numbers in %. Brackets are {CONFIDENCE:.0%} intervals of a bootstrap over videos."
+    return page(title, about, "\n".join(_part(part) for part in parts))
+
+
+def page(title: str, about: str, body: str) -> str:
+    """A page that loads nothing; body is HTML already."""
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     return f"""<!doctype html>
 <html lang="en">
@@ -104,12 +109,12 @@ def render(title: str, parts: list[Part]) -> str:
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>{escape(title)} – metrics</title>
+<title>{escape(title)}</title>
 <style>{STYLE}</style>
 </head>
 <body>
 <h1>{escape(title)}</h1>
-<p>Numbers in %. Brackets are {CONFIDENCE:.0%} intervals of a bootstrap over videos.</p>
+<p>{escape(about)}</p>
 {body}
 </body>
 </html>
@@ -125,17 +130,20 @@ def _part(part: Part) -> str:
     )
     lines = [f"<h2>{escape(part.title)}</h2>", f"<p>{escape(facts)}</p>"]
     lines += [f"<p>Note: {escape(note)}</p>" for note in part.notes]
-    tables = [_headline(name, result.headline) for name, result in part.results.items() if result.headline]
-    lines.append(_section("Headline numbers", f'<div class="numbers">{"".join(tables)}</div>'))
+    lines.append(section("Headline numbers", f'<div class="numbers">{_headline(part.results, data.tious)}</div>'))
     for name, png in part.plots.items():
         title, text = CAPTIONS[name]
-        image = f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        lines.append(_section(title, f"<p>{escape(text)}</p>{image}{_more(name, part.results)}"))
+        content = f"<p>{escape(text)}</p>{image(title, png)}{_more(name, part.results)}"
+        lines.append(section(title, content))
     return "\n".join(lines)
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
     return f"<section><h3>{escape(title)}</h3>{content}</section>"
+
+
+def image(title: str, png: bytes) -> str:
+    return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 def percent(number: dict[str, Any] | Number) -> tuple[str, str]:
@@ -145,11 +153,24 @@ def percent(number: dict[str, Any] | Number) -> tuple[str, str]:
     return shown[0], f"[{shown[1]}, {shown[2]}]"
 
 
-def _headline(name: str, numbers: dict[str, Number]) -> str:
-    return _table([words(name), "%", "95 %"], [[words(key), *percent(x)] for key, x in numbers.items()])
+def _headline(results: dict[str, MetricResult], tious: tuple[float, ...]) -> str:
+    """A table a metric, and one of what is reported at each tIoU: a row a threshold."""
+    numbers = {key: x for result in results.values() for key, x in result.headline.items()}
+    columns = [key.removesuffix(f"@{tious[0]:.2f}") for key in numbers if key.endswith(f"@{tious[0]:.2f}")]
+    at_tious = {f"{name}@{tiou:.2f}" for name in columns for tiou in tious}
+    tables = []
+    for name, result in results.items():
+        rows = [[words(key), *percent(x)] for key, x in result.headline.items() if key not in at_tious]
+        tables += [table([words(name), "%", "95 %"], rows)] if rows else []
+    rows = [
+        [f"{tiou:.2f}", *(cell for name in columns for cell in percent(numbers[f"{name}@{tiou:.2f}"]))]
+        for tiou in tious
+    ]
+    head = ["tIoU", *(cell for name in columns for cell in (name, "95 %"))]
+    return "".join([*tables, *([table(head, rows)] if columns else [])])
 
 
-def _table(head: list[str], rows: list[list[Any]]) -> str:
+def table(head: list[str], rows: list[list[Any]]) -> str:
     cells = "".join(f"<th>{escape(str(cell))}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
@@ -194,4 +215,4 @@ def _one(value: float) -> str:
 
 
 def _folded(title: str, head: list[str], rows: list[list[Any]]) -> str:
-    return f'<details><summary>{escape(title)}</summary><div class="scroll">{_table(head, rows)}</div></details>'
+    return f'<details><summary>{escape(title)}</summary><div class="scroll">{table(head, rows)}</div></details>'
