@@ -17,7 +17,7 @@ from libs.core.config import parse_tious
 from libs.core.errors import ConfigError, DataError, exit_on_user_error
 from libs.core.files import replacing, write_json
 from libs.datasets.annotations import load_annotations, read_json
-from libs.evaluation.compare import PAIRED, Comparison, Difference, choose_paired, compare
+from libs.evaluation.compare import Comparison, Difference, choose_paired, compare
 from libs.evaluation.detection import without_repeats
 from libs.evaluation.metrics import Evaluated, Settings, finite
 from libs.evaluation.metrics_page import page, section, table
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
         "--tious", metavar="FIRST:LAST:STEP", help="of results files (default: 0.5:0.95:0.05), or a,b,c"
     )
     parser.add_argument("--keep-duplicates", action="store_true", help="keep annotations that repeat an earlier one")
-    parser.add_argument("--metrics", default="all", metavar="NAMES", help=f"all, or some of {','.join(PAIRED)}")
+    parser.add_argument("--metrics", default="all", metavar="NAMES", help="all, or some: see score.py")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers there, classes too")
     parser.add_argument("--html", type=Path, metavar="OUT", help="write the tables there as a page")
     return parser.parse_args()

@@ -13,9 +13,9 @@ import numpy as np
 
 from libs.core.errors import ConfigError
 from libs.evaluation.bootstrap import interval, p_value
-from libs.evaluation.metrics import ALL, METRICS, Evaluated, Number, choose_metrics, compute_metrics
+from libs.evaluation.metrics import Evaluated, Number, choose_metrics, compute_metrics, expand
 
-PAIRED = ("map", "recall", "proposals", "diagnosis")  # metrics with resamples that can be paired
+UNPAIRED = "classes"  # the metric whose numbers are compared in a table of their own
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Comparison:
 
 
 def choose_paired(text: str) -> tuple[str, ...]:
-    """Names of metrics that can be compared, "all" among them for all. Raises ConfigError on others."""
+    """The metrics with numbers that names between commas stand for. Raises ConfigError as choose_metrics() does, and on
+    those without numbers."""
     names = choose_metrics(text)
-    unpaired = [name for name in names if name in METRICS and name not in PAIRED]
-    if unpaired:
-        raise ConfigError(f"--metrics {unpaired[0]}: has no resamples to pair; choose from {ALL}, {', '.join(PAIRED)}")
-    return PAIRED if ALL in names else names
+    if UNPAIRED in names:
+        raise ConfigError(f"--metrics {UNPAIRED}: has no numbers of its own; the classes are compared in any case")
+    return tuple(name for name in expand(names, sounds=False)[0] if name != UNPAIRED)
 
 
 def compare(a: Evaluated, b: Evaluated, names: tuple[str, ...]) -> Comparison:

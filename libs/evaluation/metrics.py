@@ -218,7 +218,9 @@ def sed_metric(data: Evaluated) -> MetricResult:
     scores = sed_metrics(
         data.detections, data.videos, data.class_names, resamples=settings.resamples, seed=settings.seed
     )
-    return MetricResult({name: Number(*ends) for name, ends in scores.headline.items()}, scores.tree(), {})
+    headline = {name: Number(*ends) for name, ends in scores.headline.items()}
+    details = {key: part for key, part in scores.tree().items() if key != "headline"}
+    return MetricResult(headline, details, scores.samples)
 
 
 METRICS: dict[str, Callable[[Evaluated], MetricResult]] = {
@@ -231,7 +233,7 @@ METRICS: dict[str, Callable[[Evaluated], MetricResult]] = {
 }
 ALL = "all"
 INSTALL = 'pip install -e ".[metrics]" (INSTALL.md, Extras)'
-SED_LIBRARIES = ("sed_scores_eval", "sed_eval", "psds_eval")
+SED_LIBRARIES = ("sed_scores_eval", "sed_eval")
 
 
 def choose_metrics(text: str) -> tuple[str, ...]:
