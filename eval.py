@@ -16,8 +16,9 @@ from libs.core.files import make_folder, write_json
 from libs.core.prompts import load_prompts
 from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
+from libs.evaluation.choice import expand
 from libs.evaluation.detection import without_repeats
-from libs.evaluation.metrics import METRICS, Evaluated, compute_metrics, expand, metrics_tree
+from libs.evaluation.metrics import METRICS, Evaluated, compute_metrics, metrics_tree
 from libs.evaluation.metrics_page import Part, choose_for_report, write_report
 from libs.evaluation.report import headline_table, score_table, score_tree
 from libs.evaluation.results import write_results

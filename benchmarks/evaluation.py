@@ -11,8 +11,9 @@ from benchmarks.case import Case, Measured, Setting, Variant
 from libs.core.config import parse_tious
 from libs.core.types import Detections, Video
 from libs.evaluation.bootstrap import draw
+from libs.evaluation.choice import expand
 from libs.evaluation.detection import DetectionScores, score_detections
-from libs.evaluation.metrics import Evaluated, Settings, compute_metrics, expand
+from libs.evaluation.metrics import Evaluated, Settings, compute_metrics
 from tests.oracles import average_precision
 
 PUBLISHED_S = 25.5  # with two processes

@@ -15,11 +15,13 @@ from libs.core.config import parse_tious
 from libs.core.errors import ConfigError
 from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
+from libs.evaluation import choice
 from libs.evaluation import metrics as metrics_module
 from libs.evaluation.baselines import random_guessing
+from libs.evaluation.choice import expand
 from libs.evaluation.detection import GroundTruth, score_detections
 from libs.evaluation.diagnosis import Diagnosis
-from libs.evaluation.metrics import METRICS, Evaluated, Settings, compute_metrics, expand
+from libs.evaluation.metrics import METRICS, Evaluated, Settings, compute_metrics
 from libs.evaluation.results import read_results, write_results
 from tests.conftest import NEEDS_SHARED
 from tests.test_bad_input import assert_one_line
@@ -35,7 +37,7 @@ class FakeScores:
     samples: dict
 
     def tree(self):
-        return {"headline": {}, "library": "fake 1.0"}
+        return {"headline": {}, "library": "fake 1.0", "per_class": {"<i>Dog": {"events": 3, "event_f1": 0.125}}}
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def fake_sed(monkeypatch):
     module = ModuleType("libs.evaluation.sed")
     module.sed_metrics = sed_metrics
     monkeypatch.setitem(sys.modules, "libs.evaluation.sed", module)
-    monkeypatch.setattr(metrics_module, "find_spec", lambda name: importlib.util.spec_from_loader(name, None))
+    monkeypatch.setattr(choice, "find_spec", lambda name: importlib.util.spec_from_loader(name, None))
     return calls
 
 
@@ -200,17 +202,17 @@ def test_sed_by_name_and_by_task(fake_sed):
     assert fake_sed == [(found, videos, {0: "a"}, 7, 3)]
     tree = metrics_module.metrics_tree({"sed": result})["sed"]
     assert tree["headline"]["event_f1_macro"] == {"value": 0.1, "low": 0.0, "high": None}
-    assert tree["details"] == {"library": "fake 1.0"}
+    assert tree["details"].keys() == {"library", "per_class"}
 
 
 def test_missing_libraries(monkeypatch, case, run_script):
-    monkeypatch.setattr(metrics_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(choice, "find_spec", lambda name: None)
     names, notes = expand(("all",), sounds=True)
     assert "sed" not in names
     assert len(notes) == 1
     assert '".[metrics]"' in notes[0]
     with pytest.raises(ConfigError, match=r"sed needs sed_scores_eval.*\.\[metrics\]"):
-        metrics_module.choose_metrics("map,sed")
+        choice.choose_metrics("map,sed")
     annotations, results, _ = case
     status, out, err = run_script("tools/score.py", results, annotations, "--subset", "val", "--metrics", "map")
     assert_one_line(status, err, "the report of --metrics needs matplotlib", ".[metrics]")
@@ -386,7 +388,7 @@ def test_eval_and_compare_folders(tiny, trained, run_script, fake_sed):
         assert value == pytest.approx(tree[key]["average_mAP"], abs=1e-12)
         assert (out / f"plots/{key}_errors.png").exists()
     page = read_page(out / "report.html")
-    assert all(name in page.text for name in ("AVEL avel test", "SED sed test", "event f1 macro"))
+    assert all(name in page.text for name in ("AVEL avel test", "SED sed test", "event f1 macro", "<i>Dog", "0.1250"))
     fewer = tiny / "fewer"
     assert run_script("eval.py", tiny / "tiny.yaml", trained, "--output", fewer, "-t", 2)[0] == 0
     assert "metrics" not in json.loads((fewer / "metrics.json").read_text())["TASK2"]
@@ -414,3 +416,7 @@ def test_the_official_figures_stay(run_script, tmp_path):
     number = json.loads((tmp_path / "out/metrics.json").read_text())["metrics"]["map"]["headline"]["average_mAP"]
     assert number["value"] == pytest.approx(0.13897060861532737, abs=1e-12)
     assert number["low"] < number["value"] < number["high"]
+
+
+def test_thresholds_keep_their_names():
+    assert [metrics_module.shown(t) for t in (0.5, 0.1 + 0.2, 0.333, 0.3334)] == ["0.50", "0.30", "0.333", "0.3334"]

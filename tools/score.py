@@ -11,8 +11,9 @@ from libs.core.config import parse_tious
 from libs.core.errors import ConfigError, exit_on_user_error
 from libs.core.files import make_folder, write_json
 from libs.datasets.annotations import load_annotations
+from libs.evaluation.choice import expand
 from libs.evaluation.detection import score_detections, without_repeats
-from libs.evaluation.metrics import METRICS, Evaluated, compute_metrics, expand, metrics_tree
+from libs.evaluation.metrics import METRICS, Evaluated, compute_metrics, metrics_tree
 from libs.evaluation.metrics_page import Part, choose_for_report, write_report
 from libs.evaluation.report import headline_table, score_table, score_tree
 from libs.evaluation.results import notes_on, read_results, refuse_no_overlap

@@ -13,7 +13,8 @@ import numpy as np
 
 from libs.core.errors import ConfigError
 from libs.evaluation.bootstrap import interval, p_value
-from libs.evaluation.metrics import Evaluated, Number, choose_metrics, compute_metrics, expand
+from libs.evaluation.choice import choose_metrics, expand
+from libs.evaluation.metrics import Evaluated, Number, compute_metrics
 
 UNPAIRED = "classes"  # the metric whose numbers are compared in a table of their own
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from libs.evaluation.metrics import Evaluated, MetricResult
-from libs.evaluation.timelines import Timeline, choose_videos
+from libs.evaluation.metrics import TOP, Evaluated, MetricResult, at
+from libs.evaluation.timelines import choose_videos
 
 INK, SOFT, GRID, BLUE, ORANGE, GREEN = "#1d2430", "#667085", "#e4e7ec", "#2f6bd8", "#e07b39", "#2e9b6f"
 COLOURS = {  # of the kinds of detections
@@ -91,7 +91,7 @@ def draw_precision_recall(data: Evaluated, results: dict[str, MetricResult]):
         xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="Precision and recall, mean of classes"
     )
     left.legend(fontsize=8, ncols=1 + (len(data.tious) > 5))
-    numbers = [result.headline[f"mAP@{tiou:.2f}"]._asdict() for tiou in data.tious]
+    numbers = [result.headline[at("mAP", tiou)]._asdict() for tiou in data.tious]
     values = [100 * x["value"] for x in numbers]
     right.errorbar(data.tious, values, 100 * _errors(numbers), color=BLUE, marker="o", markersize=4, capsize=3)
     right.set(xlabel="tIoU", ylabel="mAP in %", title="mAP with 95 % intervals")
@@ -191,9 +191,8 @@ def draw_proposals(data: Evaluated, results: dict[str, MetricResult]):
 def draw_recall(data: Evaluated, results: dict[str, MetricResult]):
     headline = results["recall"].headline
     figure, (ax,) = _axes(6, 3.6)
-    names = [name for name in headline if "@" in name and name.count("@") == 1]
-    for name, colour in zip(names, (BLUE, ORANGE), strict=True):
-        numbers = [headline[f"{name}@{tiou:.2f}"]._asdict() for tiou in data.tious]
+    for name, colour in zip((f"Recall@{k}x" for k in TOP), (BLUE, ORANGE), strict=True):
+        numbers = [headline[at(name, tiou)]._asdict() for tiou in data.tious]
         values = [100 * x["value"] for x in numbers]
         ax.errorbar(
             data.tious, values, 100 * _errors(numbers), color=colour, marker="o", markersize=4, capsize=3, label=name
@@ -242,13 +241,10 @@ def draw_scores(data: Evaluated, results: dict[str, MetricResult]):
 
 
 def draw_timelines(data: Evaluated, results: dict[str, MetricResult]):
-    return timelines(choose_videos(data), data)
-
-
-def timelines(chosen: list[Timeline], data: Evaluated):
     """A band a video: annotations above, detections below, fainter where their score is low."""
     from matplotlib import colormaps
 
+    chosen = choose_videos(data)
     if not chosen:
         return None
     labels = sorted({label for t in chosen for label in (*t.truth_labels.tolist(), *t.labels.tolist())})

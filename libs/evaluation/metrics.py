@@ -6,19 +6,17 @@ Another metric is a function and a line in METRICS. Numbers are fractions, AUC t
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from libs.core.errors import ConfigError
 from libs.core.types import Detections, Video
 from libs.evaluation.bootstrap import class_means, draw, interval, resampled_ap
 from libs.evaluation.detection import Matches, match_detections, places_of
 from libs.evaluation.diagnosis import ERRORS, KINDS, SLICES, Diagnosis
 from libs.evaluation.recall import MOST_PROPOSALS, Proposals, TopRecall, auc
+from libs.evaluation.results import UNKNOWN_CLASS
 
 TOP = (1, 5)  # k of Recall@kx
 SHOWN_PROPOSALS = (1, 5, 10, 50, 100)
@@ -70,7 +68,7 @@ class Evaluated:
         return places_of(self.detections, self.videos)[self.detections.video]
 
     def name_of(self, label: int) -> str:
-        return self.class_names.get(int(label), str(label))
+        return "unknown label" if label == UNKNOWN_CLASS else self.class_names.get(int(label), str(label))
 
 
 class Number(NamedTuple):
@@ -104,7 +102,13 @@ def number(row: np.ndarray) -> Number:
 
 
 def at(name: str, tiou: float) -> str:
-    return f"{name}@{tiou:.2f}"
+    """What a number at one tIoU is called: mAP@0.50."""
+    return f"{name}@{shown(tiou)}"
+
+
+def shown(tiou: float) -> str:
+    """Two decimals where they say all, else as many as it takes: two thresholds never share a name."""
+    return f"{tiou:.2f}" if abs(round(tiou, 2) - tiou) < 1e-9 else f"{tiou:.9g}"
 
 
 def map_metric(data: Evaluated) -> MetricResult:
@@ -113,7 +117,7 @@ def map_metric(data: Evaluated) -> MetricResult:
     numbers = {"average_mAP": means.mean(axis=1)}
     numbers |= {at("mAP", tiou): means[:, k] for k, tiou in enumerate(data.tious)}
     precision = precision_curves(data.matches)
-    curves = {f"{tiou:.2f}": rounded(row) for tiou, row in zip(data.tious, precision, strict=True)}
+    curves = {shown(tiou): rounded(row) for tiou, row in zip(data.tious, precision, strict=True)}
     return MetricResult.of_samples(numbers, {"precision_recall": {"recall": rounded(RECALL_GRID), "precision": curves}})
 
 
@@ -231,49 +235,6 @@ METRICS: dict[str, Callable[[Evaluated], MetricResult]] = {
     "classes": classes_metric,
     "sed": sed_metric,
 }
-ALL = "all"
-INSTALL = 'pip install -e ".[metrics]" (INSTALL.md, Extras)'
-SED_LIBRARIES = ("sed_scores_eval", "sed_eval")
-
-
-def choose_metrics(text: str) -> tuple[str, ...]:
-    """Names between commas, each once; "all" among them stands for all that apply. Raises ConfigError on an
-    unknown one, naming the nearest, and where what it needs is not installed."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in METRICS and name != ALL:
-            near = get_close_matches(name, [*METRICS, ALL], n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"--metrics {name!r}: no such metric; did you mean {near!r}? ({ALL}, {', '.join(METRICS)})"
-            )
-    if "sed" in names:
-        refuse_missing(SED_LIBRARIES, "the metric sed")
-    return names
-
-
-def expand(names: tuple[str, ...], sounds: bool) -> tuple[tuple[str, ...], list[str]]:
-    """The metrics that names stand for, and what to say of those that "all" leaves out. sounds: whether the events are
-    sounds, so that all holds what their field scores with, if it is installed."""
-    if ALL not in names or "sed" in names:
-        return tuple(name for name in METRICS if name in names or ALL in names), []
-    without = tuple(name for name in METRICS if name != "sed")
-    if not sounds:
-        return without, ["sed is left out of all, it is meant for sound events; ask for it by name: all,sed"]
-    missing = missing_of(SED_LIBRARIES)
-    if missing:
-        return without, [f"sed is left out of all, {', '.join(missing)} is not installed: {INSTALL}"]
-    return tuple(METRICS), []
-
-
-def missing_of(libraries: tuple[str, ...]) -> list[str]:
-    return [library for library in libraries if find_spec(library) is None]
-
-
-def refuse_missing(libraries: tuple[str, ...], what: str) -> None:
-    """Raise ConfigError, saying which extra to install, where a library is missing."""
-    missing = missing_of(libraries)
-    if missing:
-        raise ConfigError(f"{what} needs {', '.join(missing)}, which is not installed: {INSTALL}")
 
 
 def compute_metrics(data: Evaluated, names: tuple[str, ...]) -> dict[str, MetricResult]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from libs.core.files import replacing
 from libs.evaluation.bootstrap import CONFIDENCE
+from libs.evaluation.choice import choose_metrics, refuse_missing
 from libs.evaluation.figures import draw_all, words
-from libs.evaluation.metrics import Evaluated, MetricResult, Number, choose_metrics, refuse_missing
+from libs.evaluation.metrics import Evaluated, MetricResult, Number, at, shown
 from libs.evaluation.timelines import HOW_CHOSEN
 
 PLOTS = "plots"  # the folder of the PNGs
@@ -135,7 +136,19 @@ def _part(part: Part) -> str:
         title, text = CAPTIONS[name]
         content = f"<p>{escape(text)}</p>{image(title, png)}{_more(name, part.results)}"
         lines.append(section(title, content))
+    if "sed" in part.results:
+        lines.append(section("Sound events by class", _sound_classes(part.results["sed"].details.get("per_class", {}))))
     return "\n".join(lines)
+
+
+def _sound_classes(per_class: dict[str, dict[str, Any]]) -> str:
+    """What libs.evaluation.sed says of each class: numbers of events, fractions and thresholds."""
+    keys = list(dict.fromkeys(key for numbers in per_class.values() for key in numbers))
+    rows = [
+        [name, *(f"{x:.4f}" if isinstance(x, float) else x for x in (numbers.get(key, "–") for key in keys))]
+        for name, numbers in per_class.items()
+    ]
+    return f'<div class="scroll">{table(["class", *map(words, keys)], rows)}</div>'
 
 
 def section(title: str, content: str) -> str:
@@ -156,16 +169,13 @@ def percent(number: dict[str, Any] | Number) -> tuple[str, str]:
 def _headline(results: dict[str, MetricResult], tious: tuple[float, ...]) -> str:
     """A table a metric, and one of what is reported at each tIoU: a row a threshold."""
     numbers = {key: x for result in results.values() for key, x in result.headline.items()}
-    columns = [key.removesuffix(f"@{tious[0]:.2f}") for key in numbers if key.endswith(f"@{tious[0]:.2f}")]
-    at_tious = {f"{name}@{tiou:.2f}" for name in columns for tiou in tious}
+    columns = [key.removesuffix(at("", tious[0])) for key in numbers if key.endswith(at("", tious[0]))]
+    at_tious = {at(name, tiou) for name in columns for tiou in tious}
     tables = []
     for name, result in results.items():
         rows = [[words(key), *percent(x)] for key, x in result.headline.items() if key not in at_tious]
         tables += [table([words(name), "%", "95 %"], rows)] if rows else []
-    rows = [
-        [f"{tiou:.2f}", *(cell for name in columns for cell in percent(numbers[f"{name}@{tiou:.2f}"]))]
-        for tiou in tious
-    ]
+    rows = [[shown(tiou), *(cell for name in columns for cell in percent(numbers[at(name, tiou)]))] for tiou in tious]
     head = ["tIoU", *(cell for name in columns for cell in (name, "95 %"))]
     return "".join([*tables, *([table(head, rows)] if columns else [])])
 
