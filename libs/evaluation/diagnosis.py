@@ -77,8 +77,9 @@ class Diagnosis:
 
     def shares(self, weights: np.ndarray) -> np.ndarray:
         """(R, kinds): of all detections, in each resample (R, V + 1)."""
-        video = places_of(self.detections, self.videos)[self.detections.video]
-        counts = grouped(weights, video, self.kind, len(KINDS))
+        table = np.zeros((len(self.videos) + 1, len(KINDS)))  # the last row: videos that are not annotated
+        np.add.at(table, (places_of(self.detections, self.videos)[self.detections.video], self.kind), 1)
+        counts = weights @ table
         return divided(counts, counts.sum(axis=1, keepdims=True), 0.0)
 
     def recall(self, weights: np.ndarray, chosen: np.ndarray) -> np.ndarray:

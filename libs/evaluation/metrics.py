@@ -124,11 +124,12 @@ def map_metric(data: Evaluated) -> MetricResult:
 def precision_curves(matches: Matches) -> np.ndarray:
     """(K, 101): interpolated precision at recalls 0, .01, … 1, the mean over classes."""
     total = np.zeros((len(matches.tious), len(RECALL_GRID)))
+    first, positives = matches.first, matches.positives
     for cell, (i, j) in enumerate(zip(matches.cuts[:-1], matches.cuts[1:], strict=True)):
         label, k = divmod(cell, len(matches.tious))
         found = np.arange(1, j - i + 1)
-        precision = np.maximum.accumulate((found / (matches.hit[i:j] + 1 - matches.first[label]))[::-1])[::-1]
-        place = np.searchsorted(found / matches.positives[label], RECALL_GRID - 1e-9)
+        precision = np.maximum.accumulate((found / (matches.hit[i:j] + 1 - first[label]))[::-1])[::-1]
+        place = np.searchsorted(found / positives[label], RECALL_GRID - 1e-9)
         total[k] += np.append(precision, 0.0)[place]
     return total / max(len(matches.labels), 1)
 

@@ -17,17 +17,23 @@ PLOTS = "plots"  # the folder of the PNGs
 STYLE = """
 :root { --ink: #1d2430; --soft: #667085; --line: #e4e7ec; --paper: #f7f8fa; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.5rem; max-width: 76rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, "Segoe UI", "Noto Sans", sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 .3rem; overflow-wrap: anywhere; } h2 { font-size: 1.3rem; margin: 2.4rem 0
-.3rem; } h3 { font-size: 1.05rem; margin: 0 0 .5rem; } p { margin: .4rem 0; color: var(--soft); max-width: 60rem; }
-section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.25rem; margin: 1rem
-0; } img { display: block; max-width: 100%; height: auto; margin: .6rem 0; } .numbers { display: flex; flex-wrap:
-wrap; gap: 1rem 2.5rem; align-items: flex-start; } table { border-collapse: collapse; font-size: .9rem;
-font-variant-numeric: tabular-nums; } caption { text-align: left; font-weight: 600; padding: .2rem .6rem .2rem 0; }
-th, td { padding: .18rem .7rem .18rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align:
-top; } th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; } th { color: var(--soft);
-font-weight: 500; } summary { cursor: pointer; color: var(--soft); margin: .4rem 0; } .scroll { overflow-x: auto; }
+body {
+  margin: 0 auto; padding: 2rem 1.5rem; max-width: 76rem; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, "Segoe UI", "Noto Sans", sans-serif;
+}
+h1 { font-size: 1.6rem; margin: 0 0 .3rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.3rem; margin: 2.4rem 0 .3rem; overflow-wrap: anywhere; }
+h3 { font-size: 1.05rem; margin: 0 0 .5rem; }
+p { margin: .4rem 0; color: var(--soft); max-width: 60rem; }
+section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.25rem; margin: 1rem 0; }
+img { display: block; max-width: 100%; height: auto; margin: .6rem 0; }
+.numbers { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; align-items: flex-start; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .18rem .7rem .18rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+th:first-child, td:first-child { text-align: left; min-width: 4rem; max-width: 24rem; overflow-wrap: break-word; }
+th { color: var(--soft); font-weight: 500; }
+summary { cursor: pointer; color: var(--soft); margin: .4rem 0; }
 """
 CAPTIONS = {  # title, what is to be known, by the name of the plot
     "precision_recall": ("Precision and recall", "Interpolated precision, the mean over classes, at each tIoU."),
