@@ -62,8 +62,9 @@ def _moved(value: float, samples: np.ndarray) -> np.ndarray:
 def in_chunks(function: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, row_bytes: int) -> np.ndarray:
     """function(rows of weights) over all of them, in threads; row_bytes: what it needs for one."""
     size = max(1, CHUNK_BYTES // max(row_bytes, 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chunks = [weights[i : i + size] for i in range(0, len(weights), size)]
-    with ThreadPoolExecutor(min(len(chunks), len(os.sched_getaffinity(0)))) as threads:
+    with ThreadPoolExecutor(min(len(chunks), cores)) as threads:
         return np.concatenate(list(threads.map(function, chunks)))
 
 
