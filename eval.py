@@ -1,6 +1,7 @@
 """Evaluate a checkpoint: detections, results files, mAP.
 
 python eval.py configs/demo.yaml ckpt/demo_first
+python eval.py configs/demo.yaml ckpt/demo_first --metrics all    # with intervals, error diagnosis and report.html
 """
 
 import argparse
@@ -8,10 +9,15 @@ from pathlib import Path
 
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
-from libs.core.errors import exit_on_user_error
+from libs.core.errors import ConfigError, exit_on_user_error
 from libs.core.files import make_folder, write_json
+from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.report import score_rows, score_table, score_tree
+from libs.evaluation.choice import expand
+from libs.evaluation.detection import without_repeats
+from libs.evaluation.metrics import METRICS, Evaluated, compute_metrics, metrics_tree
+from libs.evaluation.metrics_page import Part, choose_for_report, write_report
+from libs.evaluation.report import headline_table, score_rows, score_table, score_tree
 from libs.evaluation.results import write_results
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
@@ -31,6 +37,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "-t", "--topk", type=int, metavar="N", help="detections a video (default: test_cfg.max_seg_num)"
     )
+    parser.add_argument(
+        "--metrics",
+        metavar="NAMES",
+        help=f"all, or some of {','.join(METRICS)}: adds them to metrics.json, and a report",
+    )
     parser.add_argument("--saveonly", action="store_true", help="write results files, score nothing")
     parser.add_argument(
         "-p", "--print-freq", type=int, default=1, metavar="N", help="batches a step of the progress bar"
@@ -40,7 +51,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.metrics is not None and args.saveonly:
+        raise ConfigError("--metrics and --saveonly: nothing is scored with --saveonly; leave one of them out")
+    return args
 
 
 def open_all(config: Config, tasks: list[TaskSpec], path: Path, ranks: Ranks) -> tuple[UniAV, list[EvalSet]]:
@@ -56,9 +70,20 @@ def open_all(config: Config, tasks: list[TaskSpec], path: Path, ranks: Ranks) ->
     return model.to(ranks.device).eval(), eval_sets
 
 
+def measure(data: EvalSet, detections: Detections, chosen: tuple[str, ...]) -> tuple[dict, Part]:
+    """The chosen metrics as a tree for metrics.json, and their part of the report. Prints the headline numbers."""
+    names, notes = expand(chosen, sounds=data.task.shows_in == ("audio",))
+    videos, class_names = without_repeats(data.videos), data.annotations.class_names
+    evaluated = Evaluated(detections, videos, class_names, data.task.tious)
+    results = compute_metrics(evaluated, names)
+    print("\n".join([headline_table(results), *notes]) + "\n", flush=True)
+    return metrics_tree(results), Part.draw(data.name, evaluated, results, tuple(notes))
+
+
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
+    chosen = choose_for_report(args.metrics) if args.metrics is not None else None
     config = load_config(args.config, args.o)
     tasks = config.choose(args.tasks)
     if args.topk is not None:
@@ -69,7 +94,7 @@ def main() -> None:
         folder = args.output or path.parent
         model, eval_sets = ranks.agree(lambda: open_all(config, tasks, path, ranks))
         ranks.agree(lambda: make_folder(folder), first_only=True)
-        metrics = {}
+        metrics, parts = {}, {}
         for data in eval_sets:
             detections = detect(model, data, ranks, args.print_freq)
             if not ranks.is_first:
@@ -79,9 +104,18 @@ def main() -> None:
             print(f"{data.name}: {len(detections.scores)} detections in {len(data.videos)} videos -> {results}")
             if not args.saveonly:
                 scores = score(detections, data)
-                tree = score_tree(scores, data.annotations.class_names, data.seen)
-                metrics[data.task.key] = {"splits": data.splits, **tree}
+                metrics[data.task.key] = {
+                    "splits": data.splits,
+                    "annotations": str(data.annotations.path),  # what compare.py scores the results with
+                    "videos": len(data.videos),
+                    **score_tree(scores, data.annotations.class_names, data.seen),
+                }
                 print(score_table(f"mAP, {data.name}", score_rows(path.name, scores, data.seen)) + "\n", flush=True)
+                if chosen:
+                    tree, parts[data.task.key] = measure(data, detections, chosen)
+                    metrics[data.task.key]["metrics"] = tree
+        if parts:
+            write_report(folder, f"{path.parent.name}/{path.name}", parts)
         if metrics:
             write_json(folder / "metrics.json", {"checkpoint": str(path), **metrics})
 

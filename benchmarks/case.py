@@ -84,6 +84,7 @@ class Sizes:
     eval_videos: int = 4_728
     eval_detections: int = 100  # a video
     eval_classes: int = 200
+    eval_resamples: int = 1_000
     loader_videos: int = 192
     infer_videos: int = 64  # the large batch of the GPU
     matmul: int = 2_048  # rows and columns

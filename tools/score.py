@@ -1,6 +1,7 @@
 """Score anyone's results file in ActivityNet's layout against annotations; no model needed.
 
 python tools/score.py RESULTS.json ANNOTATIONS.json --subset validation --tious 0.5:0.95:0.05
+python tools/score.py RESULTS.json ANNOTATIONS.json --subset validation --metrics all --output scored
 """
 
 import argparse
@@ -8,15 +9,17 @@ from pathlib import Path
 
 from libs.core.config import parse_tious
 from libs.core.errors import ConfigError, exit_on_user_error
-from libs.core.files import write_json
+from libs.core.files import make_folder, write_json
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.detection import score_detections
-from libs.evaluation.report import score_table, score_tree
-from libs.evaluation.results import UNKNOWN_CLASS, read_results
+from libs.evaluation.choice import expand
+from libs.evaluation.detection import score_detections, without_repeats
+from libs.evaluation.metrics import METRICS, Evaluated, compute_metrics, metrics_tree
+from libs.evaluation.metrics_page import Part, choose_for_report, write_report
+from libs.evaluation.report import headline_table, score_table, score_tree
+from libs.evaluation.results import notes_on, read_results, refuse_no_overlap
 
 
-@exit_on_user_error
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", metavar="RESULTS.json", type=Path, help="may be gzipped (.json.gz)")
     parser.add_argument("annotations", metavar="ANNOTATIONS.json", type=Path)
@@ -24,29 +27,58 @@ def main() -> None:
     parser.add_argument("--tious", default="0.5:0.95:0.05", metavar="FIRST:LAST:STEP", help="or a,b,c")
     parser.add_argument("--keep-duplicates", action="store_true", help="keep annotations that repeat an earlier one")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write mAP and AP of each class there")
+    parser.add_argument("--metrics", metavar="NAMES", help=f"all, or some of {','.join(METRICS)}: with a report")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where metrics.json, report.html and plots go (default: RESULTS_metrics)",
+    )
     args = parser.parse_args()
+    if args.output and args.metrics is None:
+        raise ConfigError("--output: only --metrics writes there; add --metrics all")
+    return args
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
     try:
         tious = parse_tious(args.tious)
     except ValueError as error:
         raise ConfigError(f"--tious: {error}") from None
+    chosen = choose_for_report(args.metrics) if args.metrics is not None else None
 
     annotations = load_annotations(args.annotations)
     videos = annotations.of_splits(tuple(args.subset.split("+")))
     detections = read_results(args.results, annotations.class_names)
+    refuse_no_overlap(args.results, detections, videos, annotations.class_names)
     scores = score_detections(detections, videos, tious, keep_repeats=args.keep_duplicates)
 
-    unknown_videos = len(set(detections.video_ids) - {video.video_id for video in videos})
-    unknown_labels = int((detections.labels == UNKNOWN_CLASS).sum())
+    notes = notes_on(detections, videos)
     print(f"{len(detections.scores)} detections, {len(videos)} videos, {len(scores.labels)} classes")
-    if unknown_videos or unknown_labels:
-        print(
-            f"warning: {unknown_videos} videos are not in the split and {unknown_labels} detections have a label the "
-            "annotations lack; they earn nothing"
-        )
+    for note in notes:
+        print(f"warning: {note}")
     print(score_table("mAP", {args.results.name: scores}))
     print(f"average mAP {scores.average:.12f}")
+    tree = score_tree(scores, annotations.class_names)
+    if chosen:
+        folder = args.output or args.results.with_name(args.results.name.split(".json")[0] + "_metrics")
+        make_folder(folder)
+        names, more = expand(chosen, sounds=False)
+        truth = videos if args.keep_duplicates else without_repeats(videos)
+        data = Evaluated(detections, truth, annotations.class_names, tious)
+        results = compute_metrics(data, names)
+        print("\n" + headline_table(results))
+        for note in more:
+            print(note)
+        part = Part.draw(f"{args.results.name}, {args.subset}", data, results, (*notes, *more))
+        tree["metrics"] = metrics_tree(results)
+        write_report(folder, args.results.name, {"": part})
+        write_json(folder / "metrics.json", tree)
+        print(f"written to {folder}: metrics.json, report.html, plots")
     if args.json:
-        write_json(args.json, score_tree(scores, annotations.class_names))
+        write_json(args.json, tree)
 
 
 if __name__ == "__main__":

@@ -77,8 +77,9 @@ class Diagnosis:
 
     def shares(self, weights: np.ndarray) -> np.ndarray:
         """(R, kinds): of all detections, in each resample (R, V + 1)."""
-        video = places_of(self.detections, self.videos)[self.detections.video]
-        counts = grouped(weights, video, self.kind, len(KINDS))
+        table = np.zeros((len(self.videos) + 1, len(KINDS)))  # the last row: videos that are not annotated
+        np.add.at(table, (places_of(self.detections, self.videos)[self.detections.video], self.kind), 1)
+        counts = weights @ table
         return divided(counts, counts.sum(axis=1, keepdims=True), 0.0)
 
     def recall(self, weights: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -190,5 +191,5 @@ def _binned(values: np.ndarray, ends: tuple, names: tuple[str, ...], text: str) 
     """Groups of values up to and including each end, and above the last."""
     place = np.searchsorted(np.asarray(ends), values, side="left")
     shown = [text.format(end) for end in ends]
-    ranges = [*(f"up to {end}" for end in shown), f"above {shown[-1]}"]
+    ranges = [*(f"≤ {end}" for end in shown), f"> {shown[-1]}"]
     return [(name, words, place == i) for i, (name, words) in enumerate(zip(names, ranges, strict=True))]

@@ -4,6 +4,7 @@ import numpy as np
 from tabulate import tabulate
 
 from libs.evaluation.detection import DetectionScores
+from libs.evaluation.metrics import MetricResult
 
 
 def score_table(title: str, rows: dict[str, DetectionScores]) -> str:
@@ -37,3 +38,13 @@ def score_tree(scores: DetectionScores, class_names: dict[int, str], seen: list[
         tree["seen"] = score_tree(scores.of(seen), class_names)
         tree["unseen"] = score_tree(scores.of(seen, others=True), class_names)
     return tree
+
+
+def headline_table(results: dict[str, MetricResult]) -> str:
+    """Headline numbers in percent with the ends of their 95 % intervals."""
+    body = [
+        [metric, name, *(100 * x for x in numbers)]
+        for metric, result in results.items()
+        for name, numbers in result.headline.items()
+    ]
+    return tabulate(body, headers=["metric", "", "%", "low", "high"], floatfmt=".2f")

@@ -3,13 +3,14 @@
 import gzip
 import json
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from libs.core.errors import DataError
 from libs.core.files import write_json
-from libs.core.types import Detections
+from libs.core.types import Detections, Video
 
 MAX_LABEL_ID = 2**31 - 1
 UNKNOWN_CLASS = -1  # a label that the ground truth does not know
@@ -63,7 +64,52 @@ def read_results(path: Path, class_names: dict[int, str]) -> Detections:
     if bad.any():
         where = table.video_ids[table.video[bad.argmax()]]
         raise DataError(f"{path}: video {where}: a segment or score is not finite, expected numbers")
+    bad = (table.scores < 0) | (table.scores > 1)
+    if bad.any():
+        where, score = table.video_ids[table.video[bad.argmax()]], table.scores[bad.argmax()]
+        raise DataError(
+            f"{path}: video {where}: score {score:g}, expected 0 … 1; {bad.sum()} lie outside, rescale them"
+        )
     return table
+
+
+def refuse_no_overlap(path: Path, detections: Detections, videos: list[Video], class_names: dict[int, str]) -> None:
+    """Raise DataError where no video, or no label, is annotated: another data set's or split's results."""
+    if len(detections.scores) == 0:
+        return
+    known = {video.video_id for video in videos}
+    if known.isdisjoint(detections.video_ids):
+        raise DataError(
+            f"{path}: none of its {len(detections.video_ids)} videos is in the split ({_first(detections.video_ids)}; "
+            f"the split has {_first(known)}); choose the annotations and split that it belongs to"
+        )
+    labels = np.unique(np.concatenate([np.empty(0, np.int64), *(video.labels for video in videos)]))
+    if len(labels) and not np.isin(detections.labels, labels).any():
+        named = _first([class_names.get(int(label), str(label)) for label in labels])
+        raise DataError(f"{path}: no detection has a label of the split's annotations; they are {named}")
+
+
+def notes_on(detections: Detections, videos: list[Video]) -> list[str]:
+    """What of the results cannot be right, in a line each: videos that are not in the split, named, and labels that the
+    annotations lack."""
+    known = {video.video_id for video in videos}
+    unknown = [video_id for video_id in detections.video_ids if video_id not in known]
+    rows = int(np.isin(detections.video, [i for i, v in enumerate(detections.video_ids) if v not in known]).sum())
+    labels = int((detections.labels == UNKNOWN_CLASS).sum())
+    notes = []
+    if unknown:
+        notes.append(
+            f"{len(unknown)} videos are not in the split ({_first(unknown)}): their {rows} detections find nothing and "
+            "count as false positives in mAP, as in the official code"
+        )
+    if labels:
+        notes.append(f"{labels} detections have a label the annotations lack; they earn nothing")
+    return notes
+
+
+def _first(names: Collection[str], most: int = 3) -> str:
+    """The first of some names, in alphabetical order."""
+    return ", ".join(sorted(names)[:most]) + (", …" if len(names) > most else "")
 
 
 def _label_id(label: str | int, ids: dict[str, int]) -> int:
