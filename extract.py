@@ -17,9 +17,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from libs.core.cores import usable_cores
 from libs.core.errors import UserError, exit_on_user_error
 from libs.media.encoders import CHOICES
-from libs.media.many import Outcome, Plan, Worker, any_failed, extract_all, find_videos, my_share, usable_cores
+from libs.media.many import Outcome, Plan, Worker, any_failed, extract_all, find_videos, my_share
 from libs.media.reading import import_av, shown
 from libs.media.store import SUFFIXES
 from libs.media.windows import STRIDES

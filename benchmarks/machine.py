@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.case import Setting
-from libs.media.many import usable_cores
+from libs.core.cores import usable_cores
 
 REPEATS = 5
 

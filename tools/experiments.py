@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
+from libs.core.cores import usable_cores
 from libs.core.errors import ConfigError, DataError, UserError, exit_on_user_error
 from libs.core.files import make_folder, replacing
 from libs.core.processes import Job, alone_in, ended_as_interrupted, execute
 from libs.datasets.annotations import read_json
 from libs.evaluation.experiments import Experiment, TaskName, draw, markdown, write_csv
-from libs.media.many import usable_cores
 from libs.training.checkpoint import LAST
 from libs.training.trainer import RESUME_MAY_CHANGE, differences
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from libs.core.config import Config
 from libs.core.configfile import from_tree, load_config
+from libs.core.cores import usable_cores
 from libs.core.errors import ConfigError, DataError, MediaError, exit_on_user_error
 from libs.core.files import replacing, write_json
 from libs.core.prompts import random_prompts, save_prompts
@@ -45,7 +46,7 @@ from libs.datasets.importing import (
 from libs.datasets.splits import ROLES, recognise, stratify
 from libs.datasets.tables import FORMATS, Row, Source, read_source
 from libs.media.encoders import CHOICES, make_encoder
-from libs.media.many import find_videos, usable_cores
+from libs.media.many import find_videos
 from libs.media.probe import probe
 from libs.media.store import SUFFIXES, FeatureStore, read_made_by
 from libs.media.windows import FRAME_RATE_HZ, STRIDES, WINDOW_FRAMES

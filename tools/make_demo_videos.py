@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
+from libs.core.cores import usable_cores
 from libs.core.errors import ConfigError, exit_on_user_error
 from libs.core.files import make_folder, replacing, write_json
 from libs.media.decode import sound as decoded_sound
-from libs.media.many import find_videos, usable_cores
+from libs.media.many import find_videos
 from libs.media.probe import probe
 from libs.media.reading import import_av
 from libs.media.windows import SAMPLE_RATE_HZ

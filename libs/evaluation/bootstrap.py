@@ -8,12 +8,12 @@ directly; otherwise equal scores keep the order that they have in all videos.
 Shapes: R resamples, V videos, N detections, H hits, C classes, K tIoU thresholds.
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from libs.core.cores import usable_cores
 from libs.evaluation.detection import Matches
 
 CHUNK_BYTES = 2**24  # of a thread's largest array: what the caches hold is much faster
@@ -62,9 +62,8 @@ def _moved(value: float, samples: np.ndarray) -> np.ndarray:
 def in_chunks(function: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, row_bytes: int) -> np.ndarray:
     """function(rows of weights) over all of them, in threads; row_bytes: what it needs for one."""
     size = max(1, CHUNK_BYTES // max(row_bytes, 1))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chunks = [weights[i : i + size] for i in range(0, len(weights), size)]
-    with ThreadPoolExecutor(min(len(chunks), cores)) as threads:
+    with ThreadPoolExecutor(min(len(chunks), usable_cores())) as threads:
         return np.concatenate(list(threads.map(function, chunks)))
 
 

@@ -60,10 +60,6 @@ class Plan:
         return ", ".join(f"{kind} {index}" for kind, index in chosen.items() if index is not None) or "best"
 
 
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def what_failed(path: Path | str, error: Exception) -> str:
     """A line: whatever is wrong with one video, the rest goes on."""
     if isinstance(error, UserError):
