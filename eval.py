@@ -9,7 +9,7 @@ from pathlib import Path
 
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
-from libs.core.errors import ConfigError, exit_on_user_error
+from libs.core.errors import CheckpointError, ConfigError, exit_on_user_error
 from libs.core.files import make_folder, write_json
 from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
@@ -20,7 +20,7 @@ from libs.evaluation.metrics_page import Part, choose_for_report, write_report
 from libs.evaluation.report import headline_table, score_rows, score_table, score_tree
 from libs.evaluation.results import write_results
 from libs.modeling.uniav import UniAV
-from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
+from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights, refuse_other_network
 from libs.training.distributed import Ranks, start_ranks
 from libs.training.evaluate import EvalSet, detect, score
 from libs.training.made_by import refuse_other_features
@@ -57,16 +57,19 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def open_all(config: Config, tasks: list[TaskSpec], path: Path, ranks: Ranks) -> tuple[UniAV, list[EvalSet]]:
-    """The network with the checkpoint's EMA weights, and each task's test split."""
+def open_all(
+    config: Config, tasks: list[TaskSpec], content: dict, path: Path, ranks: Ranks
+) -> tuple[UniAV, list[EvalSet]]:
+    """The network with the EMA weights of a checkpoint's `content`, and each task's test split."""
     model = UniAV.from_config(config)
-    load_weights(model, load_checkpoint(path)["state_dict_ema"], path)
+    refuse_other_network(content, config.model, path)
+    load_weights(model, content["state_dict_ema"], path)
     eval_sets = []
     for task in tasks:
         refuse_other_features(task, config.model.encoder)
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
         eval_sets.append(EvalSet.open(task, annotations, task.test_split, config, ranks))
-    give_prompts(model, tasks, config, {data.task.key: data.class_names for data in eval_sets})
+    give_prompts(model, config, eval_sets)
     return model.to(ranks.device).eval(), eval_sets
 
 
@@ -74,10 +77,20 @@ def measure(data: EvalSet, detections: Detections, chosen: tuple[str, ...]) -> t
     """The chosen metrics as a tree for metrics.json, and their part of the report. Prints the headline numbers."""
     names, notes = expand(chosen, sounds=data.task.shows_in == ("audio",))
     videos, class_names = without_repeats(data.videos), data.annotations.class_names
-    evaluated = Evaluated(detections, videos, class_names, data.task.tious)
+    evaluated = Evaluated(detections, videos, class_names, data.task.tious, seen=data.seen)
     results = compute_metrics(evaluated, names)
     print("\n".join([headline_table(results), *notes]) + "\n", flush=True)
     return metrics_tree(results), Part.draw(data.name, evaluated, results, tuple(notes))
+
+
+def only_trained(tasks: list[TaskSpec], asked: str | None, content: dict, path: Path) -> list[TaskSpec]:
+    """Those of `tasks` that a checkpoint was trained on. Raises CheckpointError if another was asked for, or none is
+    left. (A published checkpoint does not say.)"""
+    trained = content.get("drawn", {task.key for task in tasks})
+    kept = [task for task in tasks if task.key in trained]
+    if not kept or (asked and len(kept) < len(tasks)):
+        raise CheckpointError(f"{path}: was trained on {', '.join(trained)} alone; evaluate that with --tasks")
+    return kept
 
 
 @exit_on_user_error
@@ -92,7 +105,12 @@ def main() -> None:
     with start_ranks(args.local_rank, config.run.precision) as ranks:
         path = ranks.agree(lambda: find_checkpoint(args.checkpoint), first_only=True)
         folder = args.output or path.parent
-        model, eval_sets = ranks.agree(lambda: open_all(config, tasks, path, ranks))
+        content = ranks.agree(lambda: load_checkpoint(path))
+        trained = ranks.agree(lambda: only_trained(tasks, args.tasks, content, path))
+        if ranks.is_first and len(trained) < len(tasks):
+            left = ", ".join(task.key for task in tasks if task not in trained)
+            print(f"left out, since the checkpoint was not trained on it: {left}")
+        model, eval_sets = ranks.agree(lambda: open_all(config, trained, content, path, ranks))
         ranks.agree(lambda: make_folder(folder), first_only=True)
         metrics, parts = {}, {}
         for data in eval_sets:

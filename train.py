@@ -5,6 +5,7 @@ torchrun --nproc_per_node 2 train.py configs/demo.yaml
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -65,15 +66,18 @@ def read_config(args: argparse.Namespace) -> Config:
         "opt.num_train_epochs": args.num_train_epochs,
         "run.print_freq": args.print_freq,
         "run.ckpt_freq": args.ckpt_freq,
+        "run.tasks": args.tasks,
+        "run.init_from": args.init_from,
     }
-    set_flags = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    # A JSON string is a YAML string, whatever is in it.
+    set_flags = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
     return load_config(args.config, [*args.o, *set_flags])
 
 
 def choose_folder(args: argparse.Namespace, config: Config) -> tuple[Path, Path | None]:
     """The run's folder, and the checkpoint to resume from. Raises UserError rather than overwrite a run."""
-    if args.output == "" or args.resume == "":
-        raise ConfigError("--output and --resume need a value; leave them out otherwise")
+    if "" in (args.output, args.resume, args.init_from):
+        raise ConfigError("--output, --resume and --init-from need a value; leave them out otherwise")
     if args.init_from and args.resume not in (None, "auto"):
         raise ConfigError("--init-from begins a run, --resume goes on with one; give one of them")
     name = args.output or time.strftime("%Y-%m-%d_%H-%M-%S")
@@ -92,18 +96,14 @@ def choose_folder(args: argparse.Namespace, config: Config) -> tuple[Path, Path 
 
 
 def open_all(
-    config: Config,
-    tasks: list[TaskSpec],
-    checkpoint: dict | None,
-    resume: Path | None,
-    init_from: Path | None,
-    ranks: Ranks,
+    config: Config, tasks: list[TaskSpec], checkpoint: dict | None, resume: Path | None, ranks: Ranks
 ) -> tuple[Trainer, list[EvalSet], list[EvalSet]]:
     """The trainer, where `checkpoint` left it, and what to evaluate on: val_split, and test_split where it differs."""
     torch.manual_seed(config.run.seed)  # every rank starts from the same weights
     model = UniAV.from_config(config)
-    if init_from and not checkpoint:
-        loaded = load_fitting(model, load_checkpoint(init_from)["state_dict_ema"], init_from)
+    if config.run.init_from and not checkpoint:
+        init_from = find_checkpoint(Path(config.run.init_from))
+        loaded = load_fitting(model, load_checkpoint(init_from), config.model, init_from)
         if ranks.is_first:
             print(loaded)
     datasets, val_sets, test_sets = [], [], []
@@ -111,16 +111,19 @@ def open_all(
         refuse_other_features(task, config.model.encoder)
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
         videos = annotations.of_splits(task.train_split, task.dataset.max_videos)
-        datasets.append(make_dataset(without_unseen(videos, seen_classes(task, annotations), task), task, config))
+        kept, said = without_unseen(videos, seen_classes(task, annotations), annotations, task)
+        if said and ranks.is_first:
+            print(said)
+        datasets.append(make_dataset(kept, task, config))
         val_sets.append(EvalSet.open(task, annotations, task.val_split, config, ranks))
         if task.test_split != task.val_split:
             test_sets.append(EvalSet.open(task, annotations, task.test_split, config, ranks))
     class_names = {data.task.key: data.class_names for data in val_sets}
     seen = {data.task.key: data.seen for data in val_sets}
-    give_prompts(model, tasks, config, class_names)
+    give_prompts(model, config, val_sets)
     for dataset, data in zip(datasets, val_sets, strict=True):
         opened = [dataset, *(d.batches.dataset for d in val_sets + test_sets if d.task is data.task)]
-        table = None if config.model.classifier == "linear" else model.get_buffer(f"prompts_{data.task.key}").numpy()
+        table = model.get_buffer(f"prompts_{data.task.key}").numpy() if model.knows_prompts else None
         for odd in refuse_what_trains_wrong(data.task, data.annotations, table, opened):
             if ranks.is_first:
                 print(f"warning: {odd}")
@@ -179,7 +182,7 @@ def announce(trainer: Trainer, folder: Path, resumed: bool) -> dict:
 def main() -> None:
     args = parse_args()
     config = read_config(args)
-    tasks = config.choose(args.tasks)
+    tasks = config.choose(None)
     with start_ranks(args.local_rank, config.run.precision) as ranks:
         folder, resume = ranks.agree(lambda: choose_folder(args, config), first_only=True)
         checkpoint = ranks.agree(lambda: load_resumable(resume)) if resume else None
@@ -189,10 +192,9 @@ def main() -> None:
             return
 
         # Everything a run needs is opened and checked before anything is written.
-        init_from = ranks.agree(lambda: find_checkpoint(Path(args.init_from))) if args.init_from else None
         with_advice = pointing_to_checks(args.config, args.tasks, bool(args.o))
         trainer, val_sets, test_sets = ranks.agree(
-            with_advice(lambda: open_all(config, tasks, checkpoint, resume, init_from, ranks))
+            with_advice(lambda: open_all(config, tasks, checkpoint, resume, ranks))
         )
         if args.profile:
             table = profile_steps(trainer, args.profile)
@@ -207,7 +209,9 @@ def main() -> None:
             is_last, is_best = trainer.epoch == config.opt.total_epochs, False
             if trainer.epoch % config.run.eval_freq == 0 or is_last:
                 metrics = evaluate(trainer, val_sets, log)
-                is_best = trainer.take_scores({key: tree["average_mAP"] for key, tree in metrics.items()})
+                # A class that is held out says nothing in training, not even through the choice of a checkpoint.
+                watched = {key: tree.get("seen", tree)["average_mAP"] for key, tree in metrics.items()}
+                is_best = trainer.take_scores(watched)
             if ranks.is_first:
                 keep = trainer.epoch % config.run.ckpt_freq == 0 or is_last
                 names = [f"epoch_{trainer.epoch:03d}.pth.tar"] * keep + [BEST] * is_best

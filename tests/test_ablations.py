@@ -1,5 +1,6 @@
 """What each ablation key changes, and what it leaves alone."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import yaml
 
 from libs.core.config import TASK_TYPES
 from libs.core.configfile import from_tree, load_config
+from libs.core.errors import CheckpointError
 from libs.core.prompts import network_prompts
 from libs.modeling.blocks import local_attention
 from libs.modeling.uniav import UniAV
@@ -19,6 +21,7 @@ from libs.training.trainer import Trainer
 from tests.conftest import ROOT, tiny_tree, write_yaml
 from tests.test_modeling import make_batch, make_model, valid
 from tests.test_oracles import NoClips, with_events
+from tests.test_training import assert_same_weights
 
 TASKS = ("TASK1", "TASK2", "TASK3")
 
@@ -243,13 +246,17 @@ def test_load_fitting(tmp_path):
     old, new = make_model(make_config(tmp_path)), make_model(make_config(tmp_path, text_dim=5), seed=1)
     before = {name: x.clone() for name, x in new.state_dict().items()}
     state = {k: v for k, v in old.state_dict().items() if ".experts.SED." not in k} | {"extra.weight": torch.ones(1)}
-    said = load_fitting(new, state, tmp_path / "old.pth.tar")
+    content = {"state_dict_ema": state, "config": make_config(tmp_path, cross_attention=False).to_tree()}
+    said = load_fitting(new, content, make_config(tmp_path, text_dim=5).model, tmp_path / "old.pth.tar")
     for name, x in new.state_dict().items():
         kept = ".experts.SED." in name or name == "cls_head.prompt_proj.weight"
         assert torch.equal(x, before[name] if kept else old.state_dict()[name]), name
     assert "1 begin anew, of another shape there: cls_head.prompt_proj" in said
-    assert "begin anew, not there: backbone.stem.visual.0.experts.SED.norm" in said
+    assert "begin anew, not there: backbone.stem.visual, " in said
     assert "1 left, not in this network: extra" in said
+    assert "note: model.cross_attention was False, is True" in said
+    with pytest.raises(CheckpointError, match="no parameter fits"):
+        load_fitting(new, {"state_dict_ema": {"a": torch.ones(1)}}, new.config, tmp_path / "x")
 
 
 def test_fine_tuning_on_one_task(tiny, run_script):
@@ -261,9 +268,71 @@ def test_fine_tuning_on_one_task(tiny, run_script):
     status, out, err = run_script("train.py", tiny / "tiny.yaml", *arguments)
     assert status == 0, err
     assert "parameter tensors loaded" in out and "TASK2 AVEL" in out and "TASK1" not in out
-    status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "x", "--init-from", tiny / "none")
-    assert (status, "no such checkpoint" in err) == (2, True)
-    assert not (tiny / "ckpt/tiny_x").exists()
+    config = load_config(tiny / "ckpt/tiny_one/config.yaml")
+    assert (config.run.tasks, config.run.init_from) == ("2", str(tiny / "ckpt/tiny_all"))
+    for path, said in ((tiny / "none", "no such checkpoint"), ("", "need a value")):
+        status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "x", "--init-from", path)
+        assert (status, said in err) == (2, True)
+        assert not (tiny / "ckpt/tiny_x").exists()
+
+
+def test_evaluation_is_of_what_was_trained(tiny, run_script):
+    """Another network, though its parameters have the same names and shapes, is refused; other tasks are left out."""
+    few = ["-o", "opt.warmup_epochs=0", "opt.num_train_epochs=1", "model.cross_attention=false"]
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "one", "--tasks", "3", *few)
+    assert status == 0, err
+    run = tiny / "ckpt/tiny_one"
+    status, out, err = run_script("eval.py", tiny / "tiny.yaml", run)
+    assert (status, "model.cross_attention was False, is True; evaluate it with that" in err) == (2, True), err
+    status, out, err = run_script("eval.py", tiny / "tiny.yaml", run, *few)
+    assert status == 0, err
+    assert "not trained on it: TASK1, TASK2" in out and "SED sed test" in out and "TAL tal" not in out
+    status, out, err = run_script("eval.py", tiny / "tiny.yaml", run, "--tasks", "1-3", *few)
+    assert (status, "was trained on TASK3 alone" in err) == (2, True), err
+
+
+@pytest.mark.parametrize("model", [{"classifier": "linear"}, {"prompts": "offsets"}])
+def test_resumed_with_other_classifiers(tiny, run_script, model):
+    """As test_resumed_is_bit_identical, of what such a network has besides."""
+    settings = ["-o", *(f"model.{key}={value}" for key, value in model.items())]
+    arguments = ["--output", "whole", "--tasks", "2"], ["--output", "half", "--tasks", "2", "--resume", "auto"]
+    whole, half = tiny / "ckpt/tiny_whole", tiny / "ckpt/tiny_half"
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", *arguments[0], *settings)
+    assert status == 0, err
+    half.mkdir()
+    begun = torch.load(whole / "epoch_001.pth.tar", weights_only=True)
+    del begun["config"]["model"]["attention_window"]  # as in a run that was begun before there was this key
+    torch.save(begun, half / "last.pth.tar")
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", *arguments[1], *settings)
+    assert status == 0, err
+    assert_same_weights(whole / "last.pth.tar", half / "last.pth.tar")
+    prompts = torch.load(half / "last.pth.tar", weights_only=True)["prompts"]
+    assert list(prompts) == ([] if model == {"classifier": "linear"} else ["TASK2"])
+
+
+def test_one_modality_needs_no_files_of_the_other(tiny, run_script):
+    for path in tiny.glob("*/av_features/*_one_peace_video_finetune.npy"):
+        path.unlink()
+    settings = ["-o", "model.modalities=[audio]", "opt.warmup_epochs=0", "opt.num_train_epochs=1"]
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "heard", *settings)
+    assert status == 0, err
+    status, out, err = run_script("eval.py", tiny / "tiny.yaml", tiny / "ckpt/tiny_heard", *settings)
+    assert status == 0, err
+    status, out, err = run_script("tools/verify_data.py", tiny / "tiny.yaml", *settings)
+    assert "features missing" not in out, out
+    status, out, err = run_script("tools/verify_data.py", tiny / "tiny.yaml")
+    assert (status, "features missing" in out) == (1, True)
+
+
+def test_joint_steps_of_paused_tasks(tmp_path):
+    """Nothing moves, not even the average, at a step that no task takes part in."""
+    trainer = make_trainer(make_config(tmp_path, opt={"joint_steps": True}))
+    for state in trainer.stop_and_go.values():
+        state.paused = True
+    trainer.step = 1
+    before = [p.clone() for p in trainer.ema.model.parameters()]
+    assert trainer.train_step(trainer.make_meters()) == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.ema.model.parameters(), strict=True))
 
 
 def test_held_out_classes(tiny, run_script):
@@ -271,21 +340,29 @@ def test_held_out_classes(tiny, run_script):
     held = [
         "-o",
         "TASK3.dataset.class_aware=false",
-        "TASK3.dataset.train_classes=[0, SED class 1, 2]",
+        "TASK3.dataset.train_classes=[0, SED class 1, 2, 3]",
         "TASK3.batch_size=1",
         "run.tasks='3'",
     ]
     status, out, err = run_script("train.py", tiny / "tiny.yaml", "--output", "held", *held)
     assert status == 0, err
-    assert " seen" in out and " unseen" in out
-    status, out, err = run_script("eval.py", tiny / "tiny.yaml", tiny / "ckpt/tiny_held", *held)
+    assert "TASK3: trains on 4 of 5 classes, and on the " in out and " seen" in out and " unseen" in out
+    status, out, err = run_script("eval.py", tiny / "tiny.yaml", tiny / "ckpt/tiny_held", "--metrics", "map", *held)
     assert status == 0, err
-    for wrong, said in (("[7]", "no class 7"), ("[Alarm]", "no class 'Alarm'"), ("[]", "train_classes")):
+    numbers = json.loads((tiny / "ckpt/tiny_held/metrics.json").read_text())["TASK3"]
+    for name in ("seen", "unseen"):
+        interval = numbers["metrics"]["map"]["headline"][f"average_mAP_{name}"]
+        assert interval["value"] == pytest.approx(numbers[name]["average_mAP"])
+    everything = (("[0, 1, 2, 3, 4]", "names all 5 classes"), ("[7]", "no class 7"), ("[Alarm]", "no class 'Alarm'"))
+    for wrong, said in (*everything, ("[]", "train_classes")):
         wrong = [*held[:2], f"TASK3.dataset.train_classes={wrong}", "run.tasks='3'"]
         status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "wrong", *wrong)
         assert (status, said in err) == (2, True), err
     status, _, err = run_script("train.py", tiny / "tiny.yaml", "-o", "TASK3.dataset.train_classes=[0]")
     assert (status, "set class_aware to false" in err) == (2, True), err
+    for key in ("model.classifier=linear", "model.prompts=random"):
+        status, _, err = run_script("train.py", tiny / "tiny.yaml", *held, key)
+        assert (status, "found by what their prompts say" in err) == (2, True), err
 
 
 def test_unseen_classes_are_not_trained(tmp_path):
@@ -331,6 +408,8 @@ def test_ablation_files(path):
         ("model.modalities=[smell]", "'visual' or 'audio'"),
         ("model.attention_window=4", "attention_window 4 must be odd"),
         ("model.expert_levels=[3]", "expert_levels: 3, expected levels from 0 to 2"),
+        ("run.tasks=7", "run.tasks: 7: the configuration has no TASK7"),
+        ("run.task=1", "did you mean run.tasks?"),
         ("model.classifier=svm", "'prompt' or 'linear'"),
         ("model.prompts=none", "'frozen', 'random', 'offsets' or 'context'"),
     ],

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from libs.core.configfile import load_config
+from libs.core.configfile import from_tree, load_config
 from libs.core.errors import UserError
+from libs.inference.localizer import Localizer
 from libs.media.encoders import make_encoder
 from libs.media.windows import WINDOW_FRAMES, WINDOW_SAMPLES, WindowBatch
+from libs.modeling.uniav import UniAV
+from tests.conftest import tiny_tree
 
 RANDOM = np.random.default_rng(0)
 
@@ -318,8 +321,21 @@ def test_training_learns_context(checkpoints, tiny, run_script, tmp_path):
     content = torch.load(tiny / "ckpt/tiny_t/last.pth.tar", weights_only=True)
     context = content["state_dict_ema"]["learned_prompts.TASK3"]
     assert context.shape == (4, 32) and content["prompts"]["TASK3"].shape == (5, 16)
-    status, out, err = run_script("eval.py", tiny / "tiny.yaml", tiny / "ckpt/tiny_t", *settings)
+    status, _, err = run_script("eval.py", tiny / "tiny.yaml", tiny / "ckpt/tiny_t", *settings)
     assert status == 0, err
+
+
+def test_other_classes_after_learned_context(checkpoints, tmp_path):
+    """Free text is read as the trained names were: after the learned vectors, not in a sentence."""
+    name = f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}"
+    tree = tiny_tree(tmp_path)
+    tree["model"] |= {"prompts": "context", "text_dim": 16, "context_dim": 32, "encoder": name}
+    config, encoder = from_tree(tree), make_encoder(name)
+    model, task = UniAV.from_config(config).eval(), config.tasks["TASK3"]
+    model.fix_prompts("TASK3", torch.nn.functional.normalize(torch.randn(5, 16), dim=1))
+    Localizer(model, [task], encoder, {"TASK3": list("abcde")}).set_classes("SED", ["dog barks", "car"])
+    embed, _ = encoder.context_embedder(["dog barks", "car"], 4)
+    torch.testing.assert_close(model.prompts("TASK3"), embed(model.learned_prompts["TASK3"]).detach())
 
 
 def test_an_import_embeds_its_prompts(checkpoints, run_script, tmp_path, monkeypatch):

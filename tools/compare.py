@@ -17,7 +17,7 @@ from libs.core.config import parse_tious
 from libs.core.errors import ConfigError, DataError, exit_on_user_error
 from libs.core.files import replacing, write_json
 from libs.datasets.annotations import load_annotations, read_json
-from libs.evaluation.compare import Comparison, Difference, choose_paired, compare
+from libs.evaluation.compare import Comparison, Difference, choose_paired, compare, expand_paired
 from libs.evaluation.detection import without_repeats
 from libs.evaluation.metrics import Evaluated, Settings, finite
 from libs.evaluation.metrics_page import page, section, table
@@ -41,6 +41,7 @@ class Pair:
     splits: tuple[str, ...]
     tious: tuple[float, ...]
     limit: int | None = None
+    sounds: bool = False  # whether "all" metrics hold those of sound events
 
 
 def parse_args() -> argparse.Namespace:
@@ -76,7 +77,8 @@ def pairs_of_folders(args: argparse.Namespace) -> list[Pair]:
             "folders say themselves what they were scored on; leave out ANNOTATIONS, --subset and --tious"
         )
     trees = [read_json(folder / "metrics.json", "what eval.py writes there") for folder in (args.a, args.b)]
-    tasks = [{k: v for k, v in tree.items() if isinstance(v, dict)} if isinstance(tree, dict) else {} for tree in trees]
+    trees = [tree if isinstance(tree, dict) else {} for tree in trees]
+    tasks = [{k: v for k, v in tree.items() if isinstance(v, dict) and "average_mAP" in v} for tree in trees]
     shared = [key for key in tasks[0] if key in tasks[1]]
     if not shared:
         raise DataError(f"{args.a} and {args.b}: their metrics.json have no task in common")
@@ -93,7 +95,9 @@ def _pair_of_task(key: str, folders: tuple[Path, Path], trees: list[dict[str, An
             raise DataError(f"{key}: {name} is {trees[0][name]} in {folders[0]}, {trees[1][name]} in {folders[1]}")
     tree = trees[0]
     results = tuple(folder / f"results_{key}.json" for folder in folders)
-    return Pair(key, results, Path(tree["annotations"]), tuple(tree["splits"]), tuple(tree["tiou"]), tree["videos"])
+    sounds = all("sed" in tree.get("metrics", {}) for tree in trees)
+    splits, tious = tuple(tree["splits"]), tuple(tree["tiou"])
+    return Pair(key, results, Path(tree["annotations"]), splits, tious, tree["videos"], sounds)
 
 
 def compare_pair(pair: Pair, names: tuple[str, ...], keep_repeats: bool) -> Comparison:
@@ -130,13 +134,16 @@ def tables(found: Comparison) -> dict[str, list[list[str]]]:
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
-    names = choose_paired(args.metrics)
+    chosen = choose_paired(args.metrics)
     if args.a.is_dir() != args.b.is_dir():
         raise ConfigError(f"{args.a} and {args.b}: expected two folders or two results files")
     pairs = pairs_of_folders(args) if args.a.is_dir() else pairs_of_files(args)
     print(f"A: {args.a}\nB: {args.b}")
     tree, body = {}, []
     for pair in pairs:
+        names, notes = expand_paired(chosen, pair.sounds)
+        for note in notes:
+            print(f"{pair.title}: {note}")
         found = compare_pair(pair, names, args.keep_duplicates)
         tree[pair.title] = found.tree()
         for title, shown in tables(found).items():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from libs.core.config import Config, TaskSpec
-from libs.core.configfile import load_config
+from libs.core.configfile import differences, load_config
 from libs.core.cores import usable_cores
 from libs.core.errors import ConfigError, DataError, UserError, exit_on_user_error
 from libs.core.files import make_folder, replacing
@@ -26,7 +26,7 @@ from libs.core.processes import Job, alone_in, ended_as_interrupted, execute
 from libs.datasets.annotations import read_json
 from libs.evaluation.experiments import Experiment, TaskName, draw, markdown, write_csv
 from libs.training.checkpoint import LAST
-from libs.training.trainer import RESUME_MAY_CHANGE, differences
+from libs.training.trainer import RESUME_MAY_CHANGE
 
 ROOT = Path(__file__).resolve().parent.parent
 # With other data, or another number of epochs, it is another experiment.

@@ -8,24 +8,11 @@ configuration looks for them (prompt_file); what is there is not replaced withou
 
 import argparse
 
-from libs.core.config import TaskSpec
 from libs.core.configfile import load_config
-from libs.core.errors import ConfigError, DataError, exit_on_user_error
+from libs.core.errors import ConfigError, exit_on_user_error
 from libs.core.prompts import save_prompts
 from libs.datasets.annotations import load_annotations
 from libs.media.encoders import make_encoder
-
-
-def class_names(task: TaskSpec) -> list[str]:
-    """By label_id. Raises DataError where the annotations do not name every class."""
-    annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
-    labels = range(task.dataset.num_classes)
-    if nameless := [label for label in labels if label not in annotations.class_names]:
-        raise DataError(
-            f"{task.dataset.json_file}: no name for label_id {', '.join(map(str, nameless[:5]))}; name all "
-            f'{len(labels)} classes (a list "classes"), or correct num_classes'
-        )
-    return [annotations.class_names[label] for label in labels]
 
 
 @exit_on_user_error
@@ -43,7 +30,10 @@ def main() -> None:
     for task in tasks:
         if task.prompt_file.exists() and not args.replace:
             raise ConfigError(f"{task.prompt_file}: exists; --replace replaces it")
-    names = {task.key: class_names(task) for task in tasks}
+    names = {
+        task.key: load_annotations(task.dataset.json_file, task.dataset.num_classes).all_names(task.dataset.num_classes)
+        for task in tasks
+    }
     encoder = make_encoder(config.model.encoder)
     tables = {task.key: encoder.encode_text([task.sentence(name) for name in names[task.key]]) for task in tasks}
     widths = {table.shape[1] for table in tables.values()}

@@ -7,7 +7,6 @@ Ends with status 1 if there are errors, 0 if there are none. train.py makes the 
 """
 
 import argparse
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
+from libs.core.cores import usable_cores
 from libs.core.errors import ConfigError, UserError, exit_on_user_error
 from libs.core.files import write_json
 from libs.datasets.checks.findings import SEVERITIES, Case, found, printable
@@ -63,7 +63,7 @@ def main() -> None:
         "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
     )
     args = parser.parse_args()
-    jobs = args.jobs if args.jobs is not None else JOBS_A_CORE * (os.cpu_count() or 1)
+    jobs = args.jobs if args.jobs is not None else JOBS_A_CORE * usable_cores()
     if jobs < 1:
         raise ConfigError(f"--jobs {jobs}: expected at least 1")
     config = load_config(args.config, args.o)

@@ -172,7 +172,7 @@ class TaskSpec(Section):
     )
     dataset_name: str
     train_split: Splits
-    val_split: Splits = Field(description="watched by stop-and-go and by the choice of the best checkpoint")
+    val_split: Splits = Field(description="watched by stop-and-go and the choice of the best checkpoint")
     test_split: Splits = Field(description="what is reported")
     dataset: DatasetConfig
     train_cfg: TaskTrainConfig = TaskTrainConfig()
@@ -266,6 +266,18 @@ class ModelConfig(Section):
     drop_path: float = Field(0.1, ge=0, lt=1, description="probability that a sample skips a branch")
 
     @property
+    def input_dims(self) -> tuple[int, int]:
+        """Widths of visual and audio features, 0 of a modality that the network is not built for."""
+        dims = {"visual": self.input_dim_visual, "audio": self.input_dim_audio}
+        visual, audio = (dims[modality] if modality in self.modalities else 0 for modality in MODALITIES)
+        return visual, audio
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the network is told what is in the prompt tables."""
+        return self.classifier == "prompt" and self.prompts in ("frozen", "offsets")
+
+    @property
     def num_levels(self) -> int:
         return self.backbone_arch[2] + 1
 
@@ -331,7 +343,12 @@ class LoaderConfig(Section):
 
 
 class RunConfig(Section):
-    tasks: str | None = Field(None, description="those to train and evaluate, as 1-2; null: all of the file's")
+    tasks: Annotated[str | None, BeforeValidator(lambda v: str(v) if type(v) is int else v)] = Field(
+        None, description="those to train and evaluate (--tasks), as 1-2; null: all of the file's"
+    )
+    init_from: str | None = Field(
+        None, description="checkpoint or run folder with whose (EMA) weights a run begins, those that fit (--init-from)"
+    )
     output_folder: str = "ckpt"
     seed: int = Field(1234567891, ge=0, lt=2**63)
     precision: Literal["float32", "tf32", "bf16"] = Field(
@@ -364,6 +381,16 @@ class Config(Section):
                     f"{key}.dataset.max_seq_len {task.dataset.max_seq_len} must be a multiple of the coarsest "
                     f"pyramid stride {self.model.coarsest_stride}"
                 )
+            blind = self.model.classifier == "linear" or self.model.prompts == "random"
+            if blind and task.dataset.train_classes is not None:
+                raise ValueError(
+                    f"{key}.dataset.train_classes: held-out classes are found by what their prompts say; set "
+                    "model.classifier to prompt, and model.prompts to another than random"
+                )
+        if self.opt.joint_steps and self.run.compile == "cuda_graphs":
+            raise ValueError(
+                "opt.joint_steps adds up gradients, which graphs of run.compile: cuda_graphs overwrite; choose inductor"
+            )
         return self
 
     @property

@@ -105,13 +105,15 @@ def _known_keys(path: tuple, tasks: list[str]) -> list[str]:
     model: Any = Config
     for part in path:
         model = TaskSpec if model is Config and _TASK_KEY.match(str(part)) else model.model_fields[part].annotation
-    keys = [key for key in model.model_fields if key not in ("key", "tasks")]
+    hidden = {Config: "tasks", TaskSpec: "key"}.get(model)  # not keys of a file
+    keys = [key for key in model.model_fields if key != hidden]
     return [*keys, *tasks] if model is Config else keys
 
 
 def _explain(error: dict, layers: list[tuple[str, dict]]) -> str:
     """One line for one of pydantic's errors, naming where the key was set."""
-    path = tuple(str(part) for part in error["loc"] if part != "tasks")
+    loc = error["loc"][1:] if error["loc"][:1] == ("tasks",) and len(error["loc"]) > 1 else error["loc"]
+    path = tuple(str(part) for part in loc)
     key = ".".join(path)
     where = next((name for name, tree in reversed(layers) if _has(tree, path)), layers[-1][0])
     if error["type"] == "extra_forbidden":
@@ -175,3 +177,15 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
                 raise ConfigError(f"{name}: {key}: expected a mapping of keys, got {layer[key]!r}")
         tree = _merge(tree, layer)
     return from_tree(tree, layers)
+
+
+def differences(before: dict, now: dict, may_change: frozenset[str], path: tuple[str, ...] = ()) -> list[str]:
+    """The keys in which two configurations' trees differ, as "a.b was 1, is 2"; not those named in `may_change`."""
+    found = []
+    for key in before.keys() | now.keys():
+        where, old, new = (*path, key), before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, may_change, where)
+        elif old != new and not may_change & {*where, ".".join(where)}:
+            found.append(f"{'.'.join(where)} was {old}, is {new}")
+    return sorted(found)

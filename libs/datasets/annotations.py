@@ -62,7 +62,18 @@ class Annotations:
                 near = difflib.get_close_matches(str(label), ids, n=1, cutoff=0)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise DataError(f"{self.path}: train_classes: no class {label!r}, expected a name or an id{hint}")
+        if len(found) == num_classes:
+            raise DataError(f"{self.path}: train_classes names all {num_classes} classes; leave some out, or the key")
         return sorted(found)
+
+    def all_names(self, num_classes: int) -> list[str]:
+        """By label_id. Raises DataError where a class has no name."""
+        if nameless := [label for label in range(num_classes) if label not in self.class_names]:
+            raise DataError(
+                f"{self.path}: no name for label_id {', '.join(map(str, nameless[:5]))}; name all {num_classes} "
+                'classes (a list "classes"), or correct num_classes'
+            )
+        return [self.class_names[label] for label in range(num_classes)]
 
     def name_of(self, label: int) -> str:
         return self.class_names.get(label, str(label))

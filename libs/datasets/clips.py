@@ -67,6 +67,8 @@ class ClipDataset(Dataset):
 
 def resize(features: Tensor, length: int) -> Tensor:
     """Linear interpolation over time, align_corners false. (T, D) -> (length, D), float32."""
+    if features.shape[1] == 0:  # a modality that the network is not built for
+        return features.new_zeros(length, 0)
     return F.interpolate(features.float().t()[None], size=length, mode="linear", align_corners=False)[0].t()
 
 

@@ -19,10 +19,18 @@ MAX_LENGTH_MISMATCH = 0.1  # of the longer one; what audio and visual may differ
 
 
 class Features(NamedTuple):
-    """visual (T, Dv) and audio (T, Da): float16 if they lie so on disk, half the memory, else float32."""
+    """visual (T, Dv) and audio (T, Da): float16 if they lie so on disk, half the memory, else float32. One that is not
+    wanted has width 0."""
 
     visual: np.ndarray
     audio: np.ndarray
+
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray], length: int) -> "Features":
+        """Of the wanted modalities' arrays (length, D)."""
+        nothing = np.empty((length, 0), np.float16)
+        visual, audio = (_floats(arrays.get(modality, nothing)) for modality in MODALITIES)
+        return cls(visual, audio)
 
 
 def feature_fps(video: Video, config: DatasetConfig) -> float:
@@ -59,7 +67,8 @@ class NpyFolder:
     """The published layout: {prefix}{video_id}{suffix}.npy, one file a video and modality."""
 
     def __init__(self, config: DatasetConfig, dims: tuple[int, int]):
-        self.folder, self.prefix, self.dims = Path(config.feat_folder), config.file_prefix or "", dims
+        """dims: widths of visual and audio features; one of width 0 is neither looked for nor loaded."""
+        self.folder, self.prefix, self.dims = Path(config.feat_folder), config.file_prefix or "", _wanted(dims)
         self.suffixes = (config.visual_suffix, config.audio_suffix)
         if not self.folder.is_dir():
             raise DataError(
@@ -72,30 +81,37 @@ class NpyFolder:
         visual, audio = (self.folder / f"{self.prefix}{video_id}{suffix}.npy" for suffix in self.suffixes)
         return visual, audio
 
+    def _files(self, video_id: str) -> dict[str, Path]:
+        """Of the wanted modalities."""
+        paths = dict(zip(MODALITIES, self.paths(video_id), strict=True))
+        return {modality: paths[modality] for modality in self.dims}
+
     def lengths(self, videos: list[Video]) -> list[int]:
         present = {path.name for path in self.folder.iterdir()}
-        wanted = [path.name for video in videos for path in self.paths(video.video_id)]
+        wanted = [path.name for video in videos for path in self._files(video.video_id).values()]
         _refuse_missing(self.folder, [name for name in wanted if name not in present], len(wanted), "feature files")
         return [self._length(video.video_id) for video in videos]
 
     def _length(self, video_id: str) -> int:
-        shapes = []
-        for path, dim in zip(self.paths(video_id), self.dims, strict=True):
-            shapes.append(read_header(path, "features (T, width)").shape)
-            check_shape(str(path), shapes[-1], dim)
-        return common_length(f"{self.folder}: video {video_id}", shapes[0][0], shapes[1][0])
+        lengths = {}
+        for modality, path in self._files(video_id).items():
+            shape = read_header(path, "features (T, width)").shape
+            check_shape(str(path), shape, self.dims[modality])
+            lengths[modality] = shape[0]
+        return common_length(f"{self.folder}: video {video_id}", lengths)
 
     def load(self, video: Video) -> Features:
         length = self._length(video.video_id)
-        visual, audio = (np.load(path, allow_pickle=False)[:length] for path in self.paths(video.video_id))
-        return Features(_floats(visual), _floats(audio))
+        files = self._files(video.video_id).items()
+        return Features.of({modality: np.load(path, allow_pickle=False)[:length] for modality, path in files}, length)
 
 
 class Hdf5Pack:
     """One file with a data set visual/<video_id> and audio/<video_id> a video, as tools/pack_features.py writes."""
 
     def __init__(self, path: str | Path, dims: tuple[int, int]):
-        self.path, self.dims = Path(path), dims
+        """dims: as NpyFolder's."""
+        self.path, self.dims = Path(path), _wanted(dims)
         self._file: h5py.File | None = None
         self._pid = 0
         self._open()
@@ -116,34 +132,38 @@ class Hdf5Pack:
         found = self._open().get(f"{modality}/{video_id}")
         return found if isinstance(found, h5py.Dataset) else None
 
-    def _arrays(self, video_id: str) -> list[h5py.Dataset]:
-        """The data sets of a video that are there."""
-        found = (self.array(modality, video_id) for modality in MODALITIES)
-        return [array for array in found if array is not None]
+    def _arrays(self, video_id: str) -> dict[str, h5py.Dataset]:
+        """The wanted data sets of a video that are there."""
+        found = {modality: self.array(modality, video_id) for modality in self.dims}
+        return {modality: array for modality, array in found.items() if array is not None}
 
     def lengths(self, videos: list[Video]) -> list[int]:
-        missing = [video.video_id for video in videos if len(self._arrays(video.video_id)) < len(MODALITIES)]
+        missing = [video.video_id for video in videos if len(self._arrays(video.video_id)) < len(self.dims)]
         _refuse_missing(self.path, missing, len(videos), "videos")
         return [self._length(video.video_id) for video in videos]
 
     def _length(self, video_id: str) -> int:
         arrays = self._arrays(video_id)
-        for array, dim in zip(arrays, self.dims, strict=True):
-            check_shape(f"{self.path}: {array.name}", array.shape, dim)
+        for modality, array in arrays.items():
+            check_shape(f"{self.path}: {array.name}", array.shape, self.dims[modality])
             if array.dtype.kind not in "fiu":
                 raise DataError(f"{self.path}: {array.name}: holds {array.dtype}, expected numbers")
-        return common_length(f"{self.path}: video {video_id}", *(len(array) for array in arrays))
+        return common_length(f"{self.path}: video {video_id}", {m: len(array) for m, array in arrays.items()})
 
     def load(self, video: Video) -> Features:
         length = self._length(video.video_id)
         try:
-            visual, audio = (array[:length] for array in self._arrays(video.video_id))
+            arrays = {modality: array[:length] for modality, array in self._arrays(video.video_id).items()}
         except OSError as error:
             raise DataError(f"{self.path}: video {video.video_id}: {error}; pack the features again") from None
-        return Features(_floats(visual), _floats(audio))
+        return Features.of(arrays, length)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_file": None}
+
+
+def _wanted(dims: tuple[int, int]) -> dict[str, int]:
+    return {modality: dim for modality, dim in zip(MODALITIES, dims, strict=True) if dim}
 
 
 def _floats(features: np.ndarray) -> np.ndarray:
@@ -165,10 +185,10 @@ def check_shape(where: str, shape: tuple[int, ...], dim: int) -> None:
         )
 
 
-def common_length(where: str, visual: int, audio: int) -> int:
-    """The windows that both have. Raises DataError where they are too far apart (method.md §2)."""
-    if abs(visual - audio) > MAX_LENGTH_MISMATCH * max(visual, audio):
-        raise DataError(
-            f"{where}: {visual} visual and {audio} audio windows, more than 10 % apart; extract them with one stride"
-        )
-    return min(visual, audio)
+def common_length(where: str, lengths: dict[str, int]) -> int:
+    """The windows that all modalities have. Raises DataError where they are too far apart (method.md §2)."""
+    least, most = min(lengths.values()), max(lengths.values())
+    if most - least > MAX_LENGTH_MISMATCH * most:
+        windows = " and ".join(f"{length} {modality}" for modality, length in lengths.items())
+        raise DataError(f"{where}: {windows} windows, more than 10 % apart; extract them with one stride")
+    return least

@@ -19,7 +19,7 @@ from libs.datasets.planted import PlantedSource
 
 def make_source(task: TaskSpec, config: Config) -> FeatureSource:
     """The task's feature source, as feat_folder says: `planted`, an HDF5 pack, or a folder of .npy files."""
-    dims = (config.model.input_dim_visual, config.model.input_dim_audio)
+    dims = config.model.input_dims
     folder = task.dataset.feat_folder
     if folder == "planted":
         return PlantedSource(task, load_prompts(task, config.model.text_dim), dims)

@@ -54,12 +54,17 @@ class Comparison:
 
 
 def choose_paired(text: str) -> tuple[str, ...]:
-    """The metrics with numbers that names between commas stand for. Raises ConfigError as choose_metrics() does, and on
-    those without numbers."""
+    """choose_metrics() of metrics with numbers. Raises ConfigError as it does, and on those without."""
     names = choose_metrics(text)
     if UNPAIRED in names:
         raise ConfigError(f"--metrics {UNPAIRED}: has no numbers of its own; the classes are compared in any case")
-    return tuple(name for name in expand(names, sounds=False)[0] if name != UNPAIRED)
+    return names
+
+
+def expand_paired(names: tuple[str, ...], sounds: bool) -> tuple[tuple[str, ...], list[str]]:
+    """expand() to metrics with numbers."""
+    expanded, notes = expand(names, sounds)
+    return tuple(name for name in expanded if name != UNPAIRED), notes
 
 
 def compare(a: Evaluated, b: Evaluated, names: tuple[str, ...]) -> Comparison:

@@ -43,6 +43,7 @@ class Evaluated:
     class_names: dict[int, str]
     tious: tuple[float, ...]
     settings: Settings = field(default_factory=Settings)
+    seen: list[int] | None = None  # label_ids, where other classes were held out of training
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -115,6 +116,10 @@ def map_metric(data: Evaluated) -> MetricResult:
     """mAP at each tIoU and on average, with the classes' mean precision-recall curves."""
     means = class_means(data.ap)  # (1 + R, K)
     numbers = {"average_mAP": means.mean(axis=1)}
+    if data.seen is not None:
+        seen = np.isin(data.matches.labels, data.seen)
+        for name, columns in (("seen", seen), ("unseen", ~seen)):
+            numbers[f"average_mAP_{name}"] = class_means(data.ap[:, columns]).mean(axis=1)
     numbers |= {at("mAP", tiou): means[:, k] for k, tiou in enumerate(data.tious)}
     precision = precision_curves(data.matches)
     curves = {shown(tiou): rounded(row) for tiou, row in zip(data.tious, precision, strict=True)}

@@ -42,8 +42,7 @@ class Localizer:
     def __init__(self, model: UniAV, tasks: list[TaskSpec], encoder: Encoder, class_names: dict[str, list[str]]):
         """model: in evaluation mode, the tasks' prompts set. class_names: of each task, by label_id."""
         self.model, self.tasks, self.encoder, self.class_names = model, tasks, encoder, class_names
-        by_prompts = model.config.classifier == "prompt"
-        self.trained = {task.key: model.prompts(task.key).clone() for task in tasks if by_prompts}
+        self.trained = {task.key: model.prompts(task.key).clone() for task in tasks if model.knows_prompts}
         self.nearest: dict[str, Tensor] = {}  # of replaced classes: the trained class whose boundaries each takes
         # One decoding serves all tasks: windows at the largest common stride, of which each task takes every n-th.
         self.stride = math.gcd(*(task.dataset.feat_stride for task in tasks))
@@ -84,7 +83,7 @@ class Localizer:
         model = UniAV.from_config(config)
         load_weights(model, content["state_dict_ema"], path)
         for task in chosen:
-            if config.model.classifier == "prompt":
+            if model.knows_prompts:
                 model.fix_prompts(task.key, content["prompts"][task.key])
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         names = {task.key: list(content["class_names"][task.key]) for task in chosen}
@@ -102,8 +101,10 @@ class Localizer:
             raise ConfigError(f"--task {task_type}: the checkpoint has no such task; choose from {known}")
         if task.key not in self.trained:
             raise ConfigError("--classes: its linear classifier knows no prompts; train with classifier: prompt")
-        trained, sentences = self.trained[task.key], [task.sentence(name) for name in names]
-        prompts = torch.from_numpy(self.encoder.encode_text(sentences)).to(trained)
+        if self.model.config.prompts == "random":
+            raise ConfigError("--classes: the checkpoint was trained with random prompts, to which text means nothing")
+        trained = self.trained[task.key]
+        prompts = self._embed(task, names).to(trained)
         if prompts.shape[1] != trained.shape[1]:
             raise ConfigError(
                 f"{self.encoder.name}: embeds text in {prompts.shape[1]} numbers, the network's prompts have "
@@ -112,6 +113,14 @@ class Localizer:
         self.nearest[task.key] = (F.normalize(prompts, dim=-1) @ F.normalize(trained, dim=-1).t()).argmax(dim=1)
         self.model.fix_prompts(task.key, prompts)
         self.class_names[task.key] = names
+
+    @torch.no_grad()
+    def _embed(self, task: TaskSpec, names: list[str]) -> Tensor:
+        """Class names as the network has learned to read them: in the task's sentence, or after learned vectors."""
+        if self.model.config.prompts == "context":
+            embed, _ = self.encoder.context_embedder(names, self.model.config.context_length)
+            return embed(self.model.learned_prompts[task.key])
+        return torch.from_numpy(self.encoder.encode_text([task.sentence(name) for name in names]))
 
     def localize(self, path: str | Path, min_score: float = 0.1) -> list[Event]:
         """The events of a video, the best first. Raises MediaError on a file that cannot be read."""

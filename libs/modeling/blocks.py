@@ -90,7 +90,7 @@ class CrossAttention(nn.Module):
         v = heads(self.value(self.value_norm(self.value_conv(own, mask))))
         valid = mask.transpose(1, 2)  # (B, 1, T/s); weight 0 elsewhere, so values need no mask
         dropout = self.dropout if self.training else 0.0
-        if self.window is None:
+        if self.window is None or self.window // 2 >= q.shape[2] - 1:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=valid.unsqueeze(1), dropout_p=dropout)
         else:
             out = local_attention(q, k, v, valid, self.window, dropout)

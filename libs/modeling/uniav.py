@@ -18,9 +18,9 @@ CONTEXT_STD = 0.02  # of learned vectors at first: that of the token embeddings 
 class UniAV(nn.Module):
     """One network for all tasks: `model(batch, "TASK1") -> Prediction`.
 
-    It holds the experts and offset heads of all tasks of the configuration, whichever are chosen, so that one
-    checkpoint format serves every subset. Prompt tables are buffers, not part of the state_dict; set them with
-    `set_prompts` for the tasks in use.
+    It holds what tasks have of their own (experts, last layers, learned prompts) for all tasks of the configuration,
+    whichever are chosen, so that one checkpoint format serves every subset. Prompt tables are buffers, not part of the
+    state_dict; set them with `set_prompts` for the tasks in use.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class UniAV(nn.Module):
         self.tasks = {task.key: task for task in tasks}
         self.backbone, self.cls_head, self.reg_head = backbone, classifier, regressor
         self.learned_prompts = _learned_prompts(config, tasks)
-        self.embed: dict[str, Callable[[Tensor], Tensor]] = {}
+        self.embed_context: dict[str, Callable[[Tensor], Tensor]] = {}
         self.fixed: set[str] = set()
 
     @classmethod
@@ -48,12 +48,17 @@ class UniAV(nn.Module):
         classifier = LinearClassifier(config.model, tasks) if linear else PromptClassifier(config.model)
         return cls(config.model, tasks, backbone, classifier, OffsetRegressor(config.model, tasks))
 
+    @property
+    def knows_prompts(self) -> bool:
+        """Whether other prompts are other classes; a linear classifier knows none."""
+        return self.config.classifier == "prompt"
+
     def set_prompts(self, task: str, prompts: Tensor, embed: Callable[[Tensor], Tensor] | None = None) -> None:
         """prompts (num_classes, text_dim) float32, row = label_id. embed: where context is learned, what makes such a
         table of it, a function from (context_length, context_dim)."""
         self.register_buffer(f"prompts_{task}", prompts, persistent=False)
         if embed is not None:
-            self.embed[task] = embed
+            self.embed_context[task] = embed
 
     def fix_prompts(self, task: str, prompts: Tensor) -> None:
         """Use this table as it is, whatever was learned of prompts: for inference."""
@@ -66,7 +71,7 @@ class UniAV(nn.Module):
         if task in self.fixed or task not in self.learned_prompts:
             return table
         learned = self.learned_prompts[task]
-        return table + learned if self.config.prompts == "offsets" else self.embed[task](learned)
+        return table + learned if self.config.prompts == "offsets" else self.embed_context[task](learned)
 
     def parameters_of(self, task: str) -> list[nn.Parameter]:
         """Those that a task's batches train: not the experts and last layers of the others."""
@@ -86,7 +91,7 @@ class UniAV(nn.Module):
         levels = self.backbone(features, mask, spec.task_type, spec.dataset.max_seq_len)
         row = join_levels(levels, gap=self.config.head_kernel_size // 2)
         points, sizes = make_points(self.config, batch.mask.shape[1])
-        logits = self.cls_head(row, task, self.prompts(task) if self.config.classifier == "prompt" else None)
+        logits = self.cls_head(row, task, self.prompts(task) if self.knows_prompts else None)
         offsets = self.reg_head(row, task)
         point_mask = torch.cat([level.mask for level in levels], dim=1)[..., 0]
         return Prediction(logits, offsets, point_mask, points.to(batch.mask.device, non_blocking=True), sizes)

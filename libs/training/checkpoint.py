@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from libs.core.config import ModelConfig
+from libs.core.configfile import differences, from_tree
 from libs.core.errors import CheckpointError
 from libs.core.files import replacing
 from libs.modeling.published import from_published, is_published
 
 LAST, BEST, EPOCH_PATTERN = "last.pth.tar", "best.pth.tar", "epoch_*.pth.tar"
+PARTS_SHOWN = 3  # of a parameter's name
+EVALUATION_MAY_CHANGE = frozenset(["official_pos_embd", "dropout", "drop_path"])  # of the model section
 RUN_STATE = {  # what a run goes on from, and its types
     **dict.fromkeys(("epoch", "step"), int),
     "best": float,
@@ -107,12 +111,12 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
     model.load_state_dict(state)
 
 
-def load_fitting(model: nn.Module, state: dict[str, Tensor], path: Path) -> str:
-    """Load of a state_dict, ours or the published one, the parameters that fit this network by name and shape.
+def load_fitting(model: nn.Module, content: dict[str, Any], config: ModelConfig, path: Path) -> str:
+    """Load the (EMA) weights of a checkpoint that fit this network, of `config`, by name and shape.
 
     Returns what was loaded and what was left, for people. Raises CheckpointError if nothing fits.
     """
-    ours = model.state_dict()
+    ours, state = model.state_dict(), content["state_dict_ema"]
     if is_published(state):
         state = from_published(state, ours, str(path))
     fitting = {name: x for name, x in state.items() if name in ours and x.shape == ours[name].shape}
@@ -126,9 +130,24 @@ def load_fitting(model: nn.Module, state: dict[str, Tensor], path: Path) -> str:
         "left, not in this network": [n for n in state if n not in ours],
     }
     lines += [f"  {len(names)} {what}: {', '.join(_parts(names))}" for what, names in others.items() if names]
+    lines += [f"  note: model.{changed}" for changed in _other_network(content, config)]
     return "\n".join(lines)
 
 
+def refuse_other_network(content: dict[str, Any], config: ModelConfig, path: Path) -> None:
+    """Raise CheckpointError if a checkpoint of ours was trained with another `model` section: some of its keys change
+    what is computed, and no parameter's name or shape."""
+    if changed := _other_network(content, config):
+        raise CheckpointError(f"{path}: was trained with another network: model.{changed[0]}; evaluate it with that")
+
+
+def _other_network(content: dict[str, Any], config: ModelConfig) -> list[str]:
+    if not isinstance(content.get("config"), dict):  # a published one
+        return []
+    trained = from_tree(content["config"]).model
+    return differences(trained.model_dump(mode="json"), config.model_dump(mode="json"), EVALUATION_MAY_CHANGE)
+
+
 def _parts(names: list[str]) -> list[str]:
-    """The modules of parameters, each once."""
-    return list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+    """The modules that parameters lie in, each once: a few names for hundreds of parameters."""
+    return list(dict.fromkeys(".".join(name.split(".")[:-1][:PARTS_SHOWN]) for name in names))

@@ -55,12 +55,24 @@ def seen_classes(task: TaskSpec, annotations: Annotations) -> list[int] | None:
     return None if chosen is None else annotations.class_ids(chosen, task.dataset.num_classes)
 
 
-def without_unseen(videos: list[Video], seen: list[int] | None, task: TaskSpec) -> list[Video]:
-    """The training videos in which no class shows that is held out. Raises DataError if none is left."""
-    kept = videos if seen is None else [video for video in videos if np.isin(video.labels, seen).all()]
-    if not kept:
-        raise DataError(f"{task.dataset.json_file}: every training video shows a class that train_classes holds out")
-    return kept
+def without_unseen(
+    videos: list[Video], seen: list[int] | None, annotations: Annotations, task: TaskSpec
+) -> tuple[list[Video], str]:
+    """The training videos in which no class shows that is held out, and a sentence about them for people, or "".
+
+    Raises DataError where a class that is to be trained has no example left.
+    """
+    if seen is None:
+        return videos, ""
+    kept = [video for video in videos if np.isin(video.labels, seen).all()]
+    shown = np.unique(np.concatenate([np.empty(0, np.int64), *(video.labels for video in kept)]))
+    if lost := [annotations.name_of(label) for label in seen if label not in shown]:
+        raise DataError(
+            f"{annotations.path}: no training video shows {lost[0]}{' and others' if lost[1:] else ''} without a class "
+            f"that {task.key}.dataset.train_classes holds out; hold others out, or it too"
+        )
+    of_videos = f"the {len(kept)} of {len(videos)} videos that show no other"
+    return kept, f"{task.key}: trains on {len(seen)} of {task.dataset.num_classes} classes, and on {of_videos}"
 
 
 @torch.inference_mode()

@@ -2,24 +2,26 @@
 
 import torch
 
-from libs.core.config import Config, TaskSpec
+from libs.core.config import Config
 from libs.core.errors import ConfigError
 from libs.core.prompts import network_prompts
 from libs.media.encoders import make_encoder
 from libs.modeling.uniav import UniAV
+from libs.training.evaluate import EvalSet
 
 
-def give_prompts(model: UniAV, tasks: list[TaskSpec], config: Config, class_names: dict[str, list[str]]) -> None:
-    """Set the prompts of `tasks`, as model.prompts says; class_names of each task, by label_id.
+def give_prompts(model: UniAV, config: Config, eval_sets: list[EvalSet]) -> None:
+    """Set the prompts of the sets' tasks, as model.prompts says.
 
-    Raises DataError on an unusable prompt table, ConfigError or UserError where context is to be learned and
-    model.encoder has no text side, or one of another width.
+    Raises DataError on an unusable prompt table or classes without names, ConfigError or UserError where context is to
+    be learned and model.encoder has no text side, or one of another width.
     """
     spec = config.model
-    if spec.classifier == "linear":
+    if not model.knows_prompts:
         return
     if spec.prompts != "context":
-        for task in tasks:
+        for data in eval_sets:
+            task = data.task
             model.set_prompts(task.key, torch.from_numpy(network_prompts(task, spec)))
         return
     encoder = make_encoder(spec.encoder)
@@ -28,13 +30,15 @@ def give_prompts(model: UniAV, tasks: list[TaskSpec], config: Config, class_name
             f"model.prompts: context needs an encoder with a text side, hf:NAME, and model.encoder is {spec.encoder}; "
             "learn offsets instead"
         )
-    for task in tasks:
-        embed, width = encoder.context_embedder(class_names[task.key], spec.context_length)
+    for data in eval_sets:
+        task = data.task
+        names = data.annotations.all_names(task.dataset.num_classes)
+        embed, width = encoder.context_embedder(names, spec.context_length)
         if (encoder.text_dim, width) != (spec.text_dim, spec.context_dim):
             raise ConfigError(
                 f"encoder {encoder.name}: embeds text in {encoder.text_dim} numbers, its tokens have {width}; set "
                 f"model.text_dim to {encoder.text_dim} and model.context_dim to {width}"
             )
         with torch.no_grad():
-            table = embed(model.learned_prompts[task.key])
+            table = embed(model.learned_prompts[task.key]).cpu()  # the encoder may have found a GPU
         model.set_prompts(task.key, table, embed)

@@ -18,7 +18,8 @@ def summarize(config: Config, tasks: list[TaskSpec]) -> tuple[str, dict]:
     """Parameters in all, by part and of each of `tasks`, and the FLOPs of a clip of the task's max_seq_len: a table for
     people, and a tree {"parameters", "by_part", "tasks": {key: {"parameters", "flops_a_video"}}}.
 
-    FLOPs are those of matrix products forward, a multiplication and an addition being two. Nothing is computed.
+    FLOPs are those of matrix products forward, a multiplication and an addition being two; a text encoder (`prompts:
+    context`) is not counted. Nothing is computed.
     """
     with FakeTensorMode():
         model = UniAV.from_config(config).eval()

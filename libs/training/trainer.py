@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from libs.core.config import Config, TaskSpec
+from libs.core.configfile import differences, from_tree
 from libs.core.errors import CheckpointError, TrainingError
 from libs.core.types import Batch
 from libs.datasets.clips import ClipDataset
@@ -40,6 +41,8 @@ RESUME_MAY_CHANGE = frozenset(
         "run.compile",
         "run.checkpointing",
         "run.output_folder",
+        "run.tasks",  # the checkpoint says which it has
+        "run.init_from",
         "run.print_freq",
         "run.ckpt_freq",
         "json_file",
@@ -50,7 +53,7 @@ RESUME_MAY_CHANGE = frozenset(
 )
 
 
-class Seen(NamedTuple):
+class Pending(NamedTuple):
     """A batch whose loss nobody has looked at yet."""
 
     task: str
@@ -109,7 +112,7 @@ class Trainer:
         self.ema = EMA(model, config.opt.ema_decay)
         self.epoch, self.step, self.best = 0, 0, float("-inf")
         self.waited_s = 0.0  # for data, since the last line of the log
-        self.unseen: list[Seen] = []
+        self.pending: list[Pending] = []
         self.streams = {
             key: TrainStream(dataset, config, ranks.device, ranks.rank, ranks.world)
             for key, dataset in datasets_of.items()
@@ -169,14 +172,15 @@ class Trainer:
         """One step: each task that is not paused in turn. Returns the number of videos, of all ranks."""
         set_lr(self.optimizer, lr_factor(self.config.opt, self.step, self.steps_per_epoch))
         visited = [task for task in self.tasks if self.stop_and_go[task.key].trains_at(self.step)]
-        for together in [visited] if self.config.opt.joint_steps else [[task] for task in visited]:
+        steps = [visited] if self.config.opt.joint_steps else [[task] for task in visited]
+        for together in filter(None, steps):  # of paused tasks alone, no step
             losses = {}
             for task in together:
                 batch = self._wait_for(self.streams[task.key].next)
                 losses[task.key] = self.losses_on(task, batch)
                 self.backward(task, losses[task.key])
                 ids = tuple(clip.video_id for clip in batch.clips)
-                self.unseen.append(Seen(task.key, self.step, ids, losses[task.key].total.detach()))
+                self.pending.append(Pending(task.key, self.step, ids, losses[task.key].total.detach()))
             grad_norm = self.update()
             for task in together:
                 meters[task.key].add(losses[task.key], grad_norm)
@@ -219,16 +223,16 @@ class Trainer:
     def refuse_non_finite(self) -> None:
         """Raise TrainingError if a loss since the last call was not finite on any rank, naming the first such step's
         videos. Later ones follow from it; no checkpoint is written in between."""
-        unseen, self.unseen = self.unseen, []
-        if not unseen:  # on no rank: all tasks are paused
+        pending, self.pending = self.pending, []
+        if not pending:  # on no rank: all tasks are paused
             return
-        finite = torch.stack([seen.loss for seen in unseen]).isfinite().tolist()
-        first = finite.index(False) if False in finite else len(unseen)
+        finite = torch.stack([batch.loss for batch in pending]).isfinite().tolist()
+        first = finite.index(False) if False in finite else len(pending)
         earliest = min(self.ranks.gather(first))
 
         def blame() -> None:
-            if first == earliest < len(unseen):
-                task, step, ids, loss = unseen[first]
+            if first == earliest < len(pending):
+                task, step, ids, loss = pending[first]
                 raise TrainingError(
                     f"{task}: loss is {loss.item()} at step {step + 1} (epoch {self.epoch + 1}), videos "
                     f"{', '.join(ids)}; look for NaN in their features (tools/verify_data.py), or "
@@ -268,7 +272,7 @@ class Trainer:
 
     def _prompts(self) -> dict[str, torch.Tensor]:
         """The tables that the EMA's network uses, with what it has learned of them; none for a linear classifier."""
-        if self.config.model.classifier == "linear":
+        if not self.model.knows_prompts:
             return {}
         with torch.no_grad():
             return {task.key: self.ema.model.prompts(task.key).clone() for task in self.tasks}
@@ -282,7 +286,8 @@ class Trainer:
                 "the same --tasks"
             )
         load_weights(self.model, state["state_dict"], path)
-        changed = differences(state["config"], self.config.to_tree(), RESUME_MAY_CHANGE)
+        # Through a Config: what keys were by default when there were fewer.
+        changed = differences(from_tree(state["config"]).to_tree(), self.config.to_tree(), RESUME_MAY_CHANGE)
         if changed:
             few = "; ".join(changed[:3]) + ("; …" if len(changed) > 3 else "")
             raise CheckpointError(
@@ -296,15 +301,3 @@ class Trainer:
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
         for key, stream in self.streams.items():
             stream.drawn = state["drawn"][key]
-
-
-def differences(before: dict, now: dict, may_change: frozenset[str], path: tuple[str, ...] = ()) -> list[str]:
-    """The keys in which two configurations' trees differ, as "a.b was 1, is 2"; not those named in `may_change`."""
-    found = []
-    for key in before.keys() | now.keys():
-        where, old, new = (*path, key), before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, may_change, where)
-        elif old != new and not may_change & {*where, ".".join(where)}:
-            found.append(f"{'.'.join(where)} was {old}, is {new}")
-    return sorted(found)

@@ -52,9 +52,9 @@ class SplitFeatures:
 
 
 def read_streams(source: NpyFolder | Hdf5Pack, video_id: str) -> Iterator[Stream]:
-    """Visual, then audio. What cannot be read is a Stream with a problem, whatever it is."""
+    """Of the wanted modalities. What cannot be read is a Stream with a problem, whatever it is."""
     reader = _read_npy if isinstance(source, NpyFolder) else _read_packed
-    for modality in MODALITIES:
+    for modality in source.dims:
         try:
             yield reader(source, video_id, modality)
         except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
@@ -89,10 +89,10 @@ def _read_packed(source: Hdf5Pack, video_id: str, modality: str) -> Stream:
 
 
 def examine(source: NpyFolder | Hdf5Pack, video: Video, config: DatasetConfig) -> Examined:
-    """Read both modalities of a video and look at every number."""
+    """Read the wanted modalities of a video and look at every number."""
     problems: list[tuple[str, str]] = []
-    low, high, hashes, lengths = {}, {}, {}, []
-    for modality, dim, stream in zip(MODALITIES, source.dims, read_streams(source, video.video_id), strict=True):
+    low, high, hashes, lengths = {}, {}, {}, {}
+    for (modality, dim), stream in zip(source.dims.items(), read_streams(source, video.video_id), strict=True):
         if stream.problem:
             problems.append(stream.problem)
         if stream.sha256:
@@ -104,7 +104,7 @@ def examine(source: NpyFolder | Hdf5Pack, video: Video, config: DatasetConfig) -
         except DataError:
             problems.append(("feature shape", f"{modality} {stream.array.shape}, expected (T, {dim})"))
             continue
-        lengths.append(len(stream.array))
+        lengths[modality] = len(stream.array)
         if stream.array.dtype.kind != "f":
             problems.append(("feature type", f"{modality} {stream.array.dtype}"))
         # As training reads them: a float64 beyond float32's range is infinite there.
@@ -112,9 +112,9 @@ def examine(source: NpyFolder | Hdf5Pack, video: Video, config: DatasetConfig) -
             values = stream.array.astype(np.float32, copy=False)
         low[modality], high[modality] = values.min(axis=0), values.max(axis=0)
         problems += [(check, f"{modality}{said}") for check, said in _oddities(values, low[modality], high[modality])]
-    length = min(lengths) if len(lengths) == len(MODALITIES) else None
+    length = min(lengths.values()) if len(lengths) == len(source.dims) else None
     if length is not None:
-        problems += _length_problems(video, config, *lengths)
+        problems += _length_problems(video, config, lengths)
     return Examined(video, length, low, high, hashes, problems)
 
 
@@ -133,14 +133,15 @@ def _oddities(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> Iterator
         yield "constant channels", f": {int(still.sum())} of {len(low)}"
 
 
-def _length_problems(video: Video, config: DatasetConfig, visual: int, audio: int) -> Iterator[tuple[str, str]]:
+def _length_problems(video: Video, config: DatasetConfig, lengths: dict[str, int]) -> Iterator[tuple[str, str]]:
+    windows = " and ".join(f"{length} {modality}" for modality, length in lengths.items()) + " windows"
     try:
-        length = common_length("", visual, audio)
+        length = common_length("", lengths)
     except DataError:
-        yield "audio against visual", f"{visual} visual and {audio} audio windows"
+        yield "audio against visual", windows
         return
-    if visual != audio:
-        yield "lengths apart", f"{visual} visual and {audio} audio windows"
+    if len(set(lengths.values())) > 1:
+        yield "lengths apart", windows
     if problem := length_problem(video, config, length):
         yield "length against duration", problem
 

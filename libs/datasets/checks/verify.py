@@ -81,14 +81,14 @@ def verify(config: Config, tasks: list[TaskSpec], jobs: int, progress: Callable[
 def _read(task: TaskSpec, config: Config, report: Report) -> TaskData | None:
     """Annotations and prompts; None where there are no annotations."""
     prompt_file, json_file = task.prompt_file, Path(task.dataset.json_file)
-    for path in (json_file, prompt_file):
-        _add_file(report, path)
-    try:
-        prompts = load_prompts(task, config.model.text_dim)
-        report.findings += check_prompts(task, prompts)
-    except DataError as error:
-        said = str(error).removeprefix(f"{prompt_file}: ")
-        report.findings += found(task.key, "", "prompt table", [Case(str(prompt_file), said)])
+    _add_file(report, json_file)
+    if config.model.reads_prompts or task.dataset.feat_folder == "planted":
+        _add_file(report, prompt_file)
+        try:
+            report.findings += check_prompts(task, load_prompts(task, config.model.text_dim))
+        except DataError as error:
+            said = str(error).removeprefix(f"{prompt_file}: ")
+            report.findings += found(task.key, "", "prompt table", [Case(str(prompt_file), said)])
     try:
         data = TaskData.read(task)
     except DataError as error:
@@ -101,7 +101,7 @@ def _read(task: TaskSpec, config: Config, report: Report) -> TaskData | None:
 
 def _source(task: TaskSpec, config: Config, report: Report) -> NpyFolder | Hdf5Pack | None:
     """None for planted features, which are none, and where there is no place with features."""
-    folder, dims = task.dataset.feat_folder, (config.model.input_dim_visual, config.model.input_dim_audio)
+    folder, dims = task.dataset.feat_folder, config.model.input_dims
     if folder == "planted":
         return None
     try:
