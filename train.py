@@ -123,7 +123,7 @@ def open_all(
     give_prompts(model, config, val_sets)
     for dataset, data in zip(datasets, val_sets, strict=True):
         opened = [dataset, *(d.batches.dataset for d in val_sets + test_sets if d.task is data.task)]
-        table = model.get_buffer(f"prompts_{data.task.key}").numpy() if model.knows_prompts else None
+        table = model.get_buffer(f"prompts_{data.task.key}").numpy() if config.model.reads_prompts else None
         for odd in refuse_what_trains_wrong(data.task, data.annotations, table, opened):
             if ranks.is_first:
                 print(f"warning: {odd}")
