@@ -29,7 +29,7 @@ def remove_features(tiny):
     removed = features(tiny)[:5]
     for path in removed:
         path.unlink()
-    return ["5 of 24 feature files missing", removed[0].name, removed[2].name, "…"]
+    return ["5 of 24 feature files missing", removed[0].name, removed[2].name, "and 2 more"]
 
 
 def truncate(tiny):
@@ -157,7 +157,7 @@ def assert_one_line(status, err, *expected):
             ["no video in split practice", "splits are: test, train, val"],
         ),
         (["CONFIG", "--resume", "nowhere"], ["nowhere: no such checkpoint"]),
-        (["CONFIG", "--resume", ""], ["--resume need a value"]),
+        (["CONFIG", "--resume", ""], ["--resume and --init-from need a value"]),
         (["CONFIG", "--resume", "auto"], ["--resume auto", "--output"]),
         (["CONFIG", "--num_train_epochs", "0"], ["opt.num_train_epochs", "greater than 0, got 0"]),
         (["CONFIG", "-o", "TASK2.dataset.feat_folder=none.h5"], ["none.h5: no such feature pack"]),
@@ -194,7 +194,7 @@ def test_bad_checkpoints(tiny, run_script):
     ckpt.write_bytes(pickle.dumps({"state_dict_ema": {}, "x": print}))
     assert_one_line(*run_script("eval.py", config, ckpt)[::2], str(ckpt))
     torch.save({"state_dict_ema": {"backbone.x": torch.zeros(1)}}, ckpt)
-    assert_one_line(*run_script("eval.py", config, ckpt)[::2], "does not fit the configured network", "is missing; ")
+    assert_one_line(*run_script("eval.py", config, ckpt)[::2], "does not fit the configured network", "is missing, ")
     torch.save({"state_dict_ema": {"module.x": torch.zeros(1)}}, ckpt)
     assert_one_line(*run_script("eval.py", config, ckpt)[::2], "none of the published names")
     assert_one_line(*run_script("train.py", config, "--resume", ckpt)[::2], "cannot be resumed, it holds no epoch")
@@ -208,7 +208,11 @@ def test_a_checkpoint_of_another_network(tiny, run_script):
         tiny / "wider.yaml", tiny_tree(tiny) | {"model": yaml.safe_load(config.read_text())["model"] | {"embd_dim": 32}}
     )
     status, _, err = run_script("eval.py", wider, tiny / "ckpt/tiny_x", "--tasks", "3")
-    assert_one_line(status, err, "does not fit", "has shape (16, 12, 3), expected (32, 12, 3)", "; …")
+    assert_one_line(status, err, "was trained with another network: model.embd_dim was 16, is 32")
+    weights = torch.load(tiny / "ckpt/tiny_x/last.pth.tar", weights_only=True)["state_dict_ema"]
+    torch.save({"state_dict_ema": weights}, tiny / "weights.pth.tar")  # which say nothing of a configuration
+    status, _, err = run_script("eval.py", wider, tiny / "weights.pth.tar", "--tasks", "3")
+    assert_one_line(status, err, "does not fit", "has shape (16, 12, 3), expected (32, 12, 3)", " more; use")
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,10 @@ def score_of(value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (rename_all, "none of its 6 videos is in the split (other_v<0>, other_v<1>, other_v<2>, …; the split has v<0>"),
+        (
+            rename_all,
+            "none of its 6 videos is in the split (other_v<0>, other_v<1>, other_v<2> and 3 more; the split has v<0>",
+        ),
         (relabel_all, "no detection has a label of the split's annotations; they are"),
         (score_of(1.5), "video v<0>: score 1.5, expected 0 … 1; 1 lie outside, rescale them"),
         (score_of(-0.1), "video v<0>: score -0.1, expected 0 … 1"),
@@ -361,7 +364,7 @@ def test_compare_bad_arguments(case, run_script, tmp_path):
     status, _, err = run_script("tools/compare.py", a, b, annotations, "--subset", "val", "--metrics", "classes")
     assert_one_line(status, err, "--metrics classes: has no numbers of its own")
     assert_one_line(*run_script("tools/compare.py", tmp_path, tmp_path)[::2], "metrics.json", "what eval.py writes")
-    (tmp_path / "metrics.json").write_text('{"checkpoint": "x", "TASK1": {"mAP": [0.1]}}')
+    (tmp_path / "metrics.json").write_text('{"checkpoint": "x", "TASK1": {"average_mAP": 0.1}}')
     status, _, err = run_script("tools/compare.py", tmp_path, tmp_path)
     assert_one_line(status, err, "TASK1 lacks annotations, splits, tiou, videos; run eval.py again")
 

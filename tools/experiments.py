@@ -20,7 +20,7 @@ from typing import NamedTuple
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import differences, load_config
 from libs.core.cores import usable_cores
-from libs.core.errors import ConfigError, DataError, UserError, exit_on_user_error
+from libs.core.errors import ConfigError, DataError, UserError, exit_on_user_error, few
 from libs.core.files import make_folder, replacing
 from libs.core.processes import Job, alone_in, ended_as_interrupted, execute
 from libs.datasets.annotations import read_json
@@ -190,9 +190,9 @@ def refuse_other_run(run: Run) -> None:
     before = load_config(run.folder / "config.yaml")
     changed = differences(before.to_tree(), run.config.to_tree(), MAY_CHANGE)
     if changed:
-        few = "; ".join(changed[:3]) + ("; …" if len(changed) > 3 else "")
         raise ConfigError(
-            f"{run.folder}: holds a run of another configuration: {few}; choose another --out, or remove that folder"
+            f"{run.folder}: holds a run of another configuration: {few(changed)}; choose another --out, or remove "
+            "that folder"
         )
 
 

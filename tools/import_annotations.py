@@ -26,7 +26,7 @@ from tqdm import tqdm
 from libs.core.config import Config
 from libs.core.configfile import from_tree, load_config
 from libs.core.cores import usable_cores
-from libs.core.errors import ConfigError, DataError, MediaError, exit_on_user_error
+from libs.core.errors import ConfigError, DataError, MediaError, exit_on_user_error, few
 from libs.core.files import replacing, write_json
 from libs.core.prompts import random_prompts, save_prompts
 from libs.core.types import PACK_SUFFIXES
@@ -36,7 +36,6 @@ from libs.datasets.importing import (
     Entry,
     check_against_durations,
     count_repeats,
-    few,
     gather,
     match_files,
     order_classes,

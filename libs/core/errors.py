@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
@@ -27,6 +28,11 @@ class MediaError(UserError):
 
 class TrainingError(UserError):
     """Training cannot go on, for example because a loss is not finite."""
+
+
+def few(things: Sequence, most: int = 3) -> str:
+    """The first of many things, for a message of one line."""
+    return ", ".join(map(str, things[:most])) + (f" and {len(things) - most} more" if len(things) > most else "")
 
 
 def is_out_of_memory(error: Exception) -> bool:

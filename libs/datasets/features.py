@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from libs.core.config import DatasetConfig
-from libs.core.errors import DataError
+from libs.core.errors import DataError, few
 from libs.core.npy import read_header
 from libs.core.types import MODALITIES, Video
 
@@ -172,8 +172,9 @@ def _floats(features: np.ndarray) -> np.ndarray:
 
 def _refuse_missing(place: Path, missing: list[str], wanted: int, what: str) -> None:
     if missing:
-        few = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise DataError(f"{place}: {len(missing)} of {wanted} {what} missing: {few}; add them or correct feat_folder")
+        raise DataError(
+            f"{place}: {len(missing)} of {wanted} {what} missing: {few(missing)}; add them or correct feat_folder"
+        )
 
 
 def check_shape(where: str, shape: tuple[int, ...], dim: int) -> None:

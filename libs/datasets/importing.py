@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from libs.core.errors import DataError
+from libs.core.errors import DataError, few
 from libs.core.types import MEDIA_SUFFIXES, Video
 from libs.datasets.tables import Row
 
@@ -33,10 +33,6 @@ class Entry:
         segments = np.array([(row.start, row.end) for row in self.events], np.float64).reshape(-1, 2)
         labels = np.array([ids[row.label] for row in self.events], np.int64)
         return Video(self.video_id, self.subset or "", self.duration, self.fps, segments, labels)
-
-
-def few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def video_name(named: str) -> PurePosixPath:

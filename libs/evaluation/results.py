@@ -3,12 +3,11 @@
 import gzip
 import json
 import zlib
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
-from libs.core.errors import DataError
+from libs.core.errors import DataError, few
 from libs.core.files import write_json
 from libs.core.types import Detections, Video
 
@@ -80,12 +79,13 @@ def refuse_no_overlap(path: Path, detections: Detections, videos: list[Video], c
     known = {video.video_id for video in videos}
     if known.isdisjoint(detections.video_ids):
         raise DataError(
-            f"{path}: none of its {len(detections.video_ids)} videos is in the split ({_first(detections.video_ids)}; "
-            f"the split has {_first(known)}); choose the annotations and split that it belongs to"
+            f"{path}: none of its {len(detections.video_ids)} videos is in the split "
+            f"({few(sorted(detections.video_ids))}; the split has {few(sorted(known))}); choose the annotations and "
+            "split that it belongs to"
         )
     labels = np.unique(np.concatenate([np.empty(0, np.int64), *(video.labels for video in videos)]))
     if len(labels) and not np.isin(detections.labels, labels).any():
-        named = _first([class_names.get(int(label), str(label)) for label in labels])
+        named = few(sorted(class_names.get(int(label), str(label)) for label in labels))
         raise DataError(f"{path}: no detection has a label of the split's annotations; they are {named}")
 
 
@@ -99,17 +99,12 @@ def notes_on(detections: Detections, videos: list[Video]) -> list[str]:
     notes = []
     if unknown:
         notes.append(
-            f"{len(unknown)} videos are not in the split ({_first(unknown)}): their {rows} detections find nothing and "
-            "count as false positives in mAP, as in the official code"
+            f"{len(unknown)} videos are not in the split ({few(sorted(unknown))}): their {rows} detections find "
+            "nothing and count as false positives in mAP, as in the official code"
         )
     if labels:
         notes.append(f"{labels} detections have a label the annotations lack; they earn nothing")
     return notes
-
-
-def _first(names: Collection[str], most: int = 3) -> str:
-    """The first of some names, in alphabetical order."""
-    return ", ".join(sorted(names)[:most]) + (", …" if len(names) > most else "")
 
 
 def _label_id(label: str | int, ids: dict[str, int]) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from libs.core.config import ModelConfig
 from libs.core.configfile import differences, from_tree
-from libs.core.errors import CheckpointError
+from libs.core.errors import CheckpointError, few
 from libs.core.files import replacing
 from libs.modeling.published import from_published, is_published
 
@@ -103,10 +103,9 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
         if name in state and state[name].shape != ours[name].shape
     ]
     if problems:
-        few = "; ".join(problems[:3]) + ("; …" if len(problems) > 3 else "")
         raise CheckpointError(
-            f"{path}: does not fit the configured network in {len(problems)} parameters: {few}; use the configuration "
-            "it was trained with"
+            f"{path}: does not fit the configured network in {len(problems)} parameters: {few(problems)}; use the "
+            "configuration it was trained with"
         )
     model.load_state_dict(state)
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import differences, from_tree
-from libs.core.errors import CheckpointError, TrainingError
+from libs.core.errors import CheckpointError, TrainingError, few
 from libs.core.types import Batch
 from libs.datasets.clips import ClipDataset
 from libs.datasets.loaders import TrainStream
@@ -289,9 +289,8 @@ class Trainer:
         # Through a Config: what keys were by default when there were fewer.
         changed = differences(from_tree(state["config"]).to_tree(), self.config.to_tree(), RESUME_MAY_CHANGE)
         if changed:
-            few = "; ".join(changed[:3]) + ("; …" if len(changed) > 3 else "")
             raise CheckpointError(
-                f"{path}: the run had another configuration: {few}; resume with the same, or start anew"
+                f"{path}: the run had another configuration: {few(changed)}; resume with the same, or start anew"
             )
         load_weights(self.ema.model, state["state_dict_ema"], path)
         self.optimizer.load_state_dict(state["optimizer"])

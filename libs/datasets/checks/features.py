@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from libs.core.config import DatasetConfig, TaskSpec
-from libs.core.errors import DataError
+from libs.core.errors import DataError, few
 from libs.core.npy import read_header
 from libs.core.types import MODALITIES, Video
 from libs.datasets.checks.findings import Case, Finding, found
@@ -198,8 +198,9 @@ def _dead_channels(task: TaskSpec, split: str, low: dict, high: dict) -> Iterato
     for modality in low:
         dead = np.flatnonzero(low[modality] == high[modality])
         if 0 < len(dead) < len(low[modality]):
-            few = ", ".join(map(str, dead[:5])) + (", …" if len(dead) > 5 else "")
-            yield from found(task.key, split, "dead channels", [Case(modality, f"{len(dead)}: channels {few}")])
+            yield from found(
+                task.key, split, "dead channels", [Case(modality, f"{len(dead)}: channels {few(dead.tolist(), 5)}")]
+            )
 
 
 def hash_file(path: Path) -> str:
