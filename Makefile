@@ -41,7 +41,7 @@ ablations: install
 	$(BIN)/python tools/experiments.py $(ABLATIONS:%=configs/ablations/%.yaml) --seeds 1 --jobs 2 --out ckpt/ablations
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The fast path beside the plain baseline on this machine, at the published setting: a table, and JSON in build/benchmarks.
 # Part of it: .venv/bin/python -m benchmarks --only train nms

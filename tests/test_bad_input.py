@@ -194,7 +194,7 @@ def test_bad_checkpoints(tiny, run_script):
     ckpt.write_bytes(pickle.dumps({"state_dict_ema": {}, "x": print}))
     assert_one_line(*run_script("eval.py", config, ckpt)[::2], str(ckpt))
     torch.save({"state_dict_ema": {"backbone.x": torch.zeros(1)}}, ckpt)
-    assert_one_line(*run_script("eval.py", config, ckpt)[::2], "does not fit the configured network", "is missing, ")
+    assert_one_line(*run_script("eval.py", config, ckpt)[::2], "does not fit the configured network", "is missing; ")
     torch.save({"state_dict_ema": {"module.x": torch.zeros(1)}}, ckpt)
     assert_one_line(*run_script("eval.py", config, ckpt)[::2], "none of the published names")
     assert_one_line(*run_script("train.py", config, "--resume", ckpt)[::2], "cannot be resumed, it holds no epoch")

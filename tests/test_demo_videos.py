@@ -83,7 +83,7 @@ def run(*command, folder):
 def test_from_clips_to_a_page(tmp_path, monkeypatch):
     """What `make demo-video` runs, with a dozen clips and hardly any training."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "CLIPS_PER_SPLIT", (6, 2, 2))
+    monkeypatch.setattr(demo, "CLIPS_PER_SPLIT", (8, 2, 2))
     monkeypatch.setattr(demo, "DURATION_S", (4.0, 6.0))
     monkeypatch.setattr(demo, "LONG_S", 12.0)
     monkeypatch.setattr(sys, "argv", ["make_demo_videos.py", str(CONFIG)])

@@ -263,7 +263,11 @@ def test_other_classes_by_text_from_training_on(checkpoints, tiny, run_script, t
 
     encoder = f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}"
     json_file = load_config(tiny / "tiny.yaml").tasks["TASK3"].dataset.json_file
-    videos = json.loads(Path(json_file).read_text())["database"]
+    text = Path(json_file).read_text()
+    for i, word in enumerate(("a dog", "dog barks", "car", "car passes", "passes")):  # words that the tokenizer knows
+        text = text.replace(f"SED class {i}", word)
+    Path(json_file).write_text(text)
+    videos = json.loads(text)["database"]
     clip = write_clip(tmp_path / "clip.mp4", 4)
     status, _, err = run_script("extract.py", clip, "--encoder", encoder, "--out", tmp_path / "features")
     assert status == 0, err

@@ -191,8 +191,8 @@ def refuse_other_run(run: Run) -> None:
     changed = differences(before.to_tree(), run.config.to_tree(), MAY_CHANGE)
     if changed:
         raise ConfigError(
-            f"{run.folder}: holds a run of another configuration: {few(changed)}; choose another --out, or remove "
-            "that folder"
+            f"{run.folder}: holds a run of another configuration: {few(changed, between='; ')}; choose another --out, "
+            "or remove that folder"
         )
 
 

@@ -30,9 +30,9 @@ class TrainingError(UserError):
     """Training cannot go on, for example because a loss is not finite."""
 
 
-def few(things: Sequence, most: int = 3) -> str:
+def few(things: Sequence, most: int = 3, between: str = ", ") -> str:
     """The first of many things, for a message of one line."""
-    return ", ".join(map(str, things[:most])) + (f" and {len(things) - most} more" if len(things) > most else "")
+    return between.join(map(str, things[:most])) + (f" and {len(things) - most} more" if len(things) > most else "")
 
 
 def is_out_of_memory(error: Exception) -> bool:

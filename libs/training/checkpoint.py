@@ -104,8 +104,8 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
     ]
     if problems:
         raise CheckpointError(
-            f"{path}: does not fit the configured network in {len(problems)} parameters: {few(problems)}; use the "
-            "configuration it was trained with"
+            f"{path}: does not fit the configured network in {len(problems)} parameters: "
+            f"{few(problems, between='; ')}; use the configuration it was trained with"
         )
     model.load_state_dict(state)
 

@@ -290,7 +290,8 @@ class Trainer:
         changed = differences(from_tree(state["config"]).to_tree(), self.config.to_tree(), RESUME_MAY_CHANGE)
         if changed:
             raise CheckpointError(
-                f"{path}: the run had another configuration: {few(changed)}; resume with the same, or start anew"
+                f"{path}: the run had another configuration: {few(changed, between='; ')}; resume with the same, or "
+                "start anew"
             )
         load_weights(self.ema.model, state["state_dict_ema"], path)
         self.optimizer.load_state_dict(state["optimizer"])
