@@ -58,7 +58,7 @@ def test_every_case(setting, tmp_path, capsys):
 def test_what_the_memory_case_does_in_its_processes(setting):
     (plain, expected), (fast, losses) = train(setting, None), train(setting, NetworkVariant("float32"))
     assert losses == pytest.approx(expected, rel=1e-4)
-    assert 0.1 < plain <= fast < 10
+    assert 0.1 < plain <= fast < 100  # GB, of this process and all that it has done before
 
 
 def case_of(plain, fast, **options) -> Case:
