@@ -284,6 +284,24 @@ def test_two_ranks_equal_one(tiny, run_script):
             assert [x["score"], *x["segment"]] == pytest.approx([y["score"], *y["segment"]], abs=1e-5)
 
 
+def test_two_ranks_equal_one_in_joint_steps(tiny, run_script):
+    """A step's gradients are added up over the tasks, each averaged over the ranks, learned prompts among them."""
+    settings = [*ALIKE, "-o", "opt.num_train_epochs=2", "opt.joint_steps=true", "model.prompts=offsets"]
+    settings += [f"TASK{i}.epochs=2" for i in (1, 2, 3)]
+    status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "one", *settings)
+    assert status == 0, err
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    done = launch(tiny / "tiny.yaml", launcher, "--output", "two", *settings)
+    assert done.returncode == 0, done.stderr
+    one, two = (losses_of(tiny / f"ckpt/tiny_{name}") for name in ("one", "two"))
+    assert len(one) == 9 * 3
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+    a, b = (weights_of(tiny / f"ckpt/tiny_{name}/last.pth.tar") for name in ("one", "two"))
+    assert "state_dict/learned_prompts.TASK1" in a
+    for key, value in a.items():
+        torch.testing.assert_close(b[key], value, atol=1e-4, rtol=1e-4)
+
+
 def test_the_old_launcher_works_too(tiny):
     launcher = ["-m", "torch.distributed.launch", "--nproc_per_node", "2", "--standalone"]
     done = launch(tiny / "tiny.yaml", launcher, "--output", "old", "--tasks", "3")
