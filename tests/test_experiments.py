@@ -191,7 +191,8 @@ def test_minutes_add_up_unless_one_attempt_is_unknown(tmp_path):
 
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_leaving_ends_what_is_at_work(tmp_path, monkeypatch, stubborn):
-    monkeypatch.setattr("libs.core.processes.STOP_S", 1)
+    if stubborn:
+        monkeypatch.setattr("libs.core.processes.STOP_S", 1)
     how = "signal.SIG_IGN" if stubborn else "signal.default_int_handler"
     ready = tmp_path / "job/ready"
     code = (

@@ -47,15 +47,16 @@ class Child:
 
     def start_next(self) -> None:
         # In a session of its own, so that Ctrl-C reaches this process alone, which then ends it in order.
-        self.process = subprocess.Popen(
-            self.left.pop(0),
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            env=self.environment,
-            start_new_session=True,
-            pass_fds=[self.lock],
-        )
+        with interruptible():
+            self.process = subprocess.Popen(
+                self.left.pop(0),
+                stdin=subprocess.DEVNULL,
+                stdout=self.log,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,
+                pass_fds=[self.lock],
+            )
 
     @property
     def minutes(self) -> float:
@@ -91,6 +92,16 @@ class Child:
         self.log.close()
         if self.minutes_before is not None:
             write_json(self.job.minutes_file, self.minutes_before + self.minutes)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let children heed SIGINT even where this process ignores it, as in the background of a shell script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _minutes_before(job: Job) -> float | None:
