@@ -7,10 +7,12 @@ BIN := .venv/bin
 .PHONY: install demo demo-video ablations test lint bench clean
 install: .venv/installed
 
+# What is compiled without isolation has to find what it imports: our extension PyTorch, sed_scores_eval numpy and Cython.
 .venv/installed: setup.py pyproject.toml requirements.txt $(wildcard libs/ops/csrc/*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77,<82" $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77,<82" numpy cython
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
 	touch $@
 
