@@ -17,8 +17,8 @@ from tqdm import tqdm
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError, exit_on_user_error
-from libs.core.files import make_folder, replacing, write_json
-from libs.core.prompts import load_prompts
+from libs.core.files import make_folder, write_json
+from libs.core.prompts import load_prompts, random_prompts, save_prompts
 from libs.core.types import PACK_SUFFIXES
 from libs.datasets.annotations import load_annotations
 from libs.datasets.features import NpyFolder
@@ -92,9 +92,7 @@ def write_task(task: TaskSpec, config: Config, rng: np.random.Generator) -> None
     make_folder(folder)
     (folder / MARKER).touch()
     write_json(json_file, annotations)
-    prompts = rng.standard_normal((task.dataset.num_classes, config.model.text_dim)).astype(np.float32)
-    with replacing(task.prompt_file) as temporary, temporary.open("wb") as file:
-        np.save(file, prompts / np.linalg.norm(prompts, axis=1, keepdims=True))
+    save_prompts(task.prompt_file, random_prompts(task.dataset.num_classes, config.model.text_dim, rng))
 
     dims = (config.model.input_dim_visual, config.model.input_dim_audio)
     planted = PlantedSource(task, load_prompts(task, config.model.text_dim), dims)

@@ -24,7 +24,8 @@ from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
 from libs.core.cores import usable_cores
 from libs.core.errors import ConfigError, exit_on_user_error
-from libs.core.files import make_folder, replacing, write_json
+from libs.core.files import make_folder, write_json
+from libs.core.prompts import random_prompts, save_prompts
 from libs.media.decode import sound as decoded_sound
 from libs.media.many import find_videos
 from libs.media.probe import probe
@@ -328,9 +329,7 @@ def annotate(task: TaskSpec, scenes: dict[str, list[Scene]]) -> dict:
 
 def write_task(task: TaskSpec, config: Config, annotations: dict, rng: np.random.Generator) -> None:
     write_json(Path(task.dataset.json_file), annotations)
-    prompts = rng.standard_normal((task.dataset.num_classes, config.model.text_dim)).astype(np.float32)
-    with replacing(task.prompt_file) as temporary, temporary.open("wb") as file:
-        np.save(file, prompts / np.linalg.norm(prompts, axis=1, keepdims=True))
+    save_prompts(task.prompt_file, random_prompts(task.dataset.num_classes, config.model.text_dim, rng))
 
 
 def check(config: Config) -> Path:

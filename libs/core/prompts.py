@@ -35,8 +35,9 @@ def network_prompts(task: TaskSpec, config: ModelConfig) -> np.ndarray:
     return random_prompts(task.dataset.num_classes, config.text_dim, seed=zlib.crc32(task.key.encode()))
 
 
-def random_prompts(num_classes: int, text_dim: int, seed: int) -> np.ndarray:
-    """(num_classes, text_dim) float32 unit rows that mean nothing, for encoders that embed no text."""
+def random_prompts(num_classes: int, text_dim: int, seed: int | np.random.Generator) -> np.ndarray:
+    """(num_classes, text_dim) float32 unit rows that mean nothing, for encoders that embed no text; a generator is
+    drawn from."""
     table = np.random.default_rng(seed).standard_normal((num_classes, text_dim)).astype(np.float32)
     return table / np.linalg.norm(table, axis=1, keepdims=True)
 
