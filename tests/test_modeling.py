@@ -177,6 +177,19 @@ def test_gradients_of_a_task_touch_only_its_own(config):
         assert (parameter.grad is None) == foreign, name
 
 
+def test_points_that_evaluation_asked_for_serve_training(config):
+    """They are remembered a length, and tensors of inference_mode could not be differentiated through."""
+    model, batch = make_model(config), make_batch([32, 20], 32)
+    with torch.inference_mode():
+        evaluated = model(batch, "TASK2").points
+    prediction = model(batch, "TASK2")
+    assert prediction.points is evaluated
+    (prediction.offsets * prediction.points[:, 3, None, None]).sum().backward()
+    expected, _ = make_points(config.model, 32)
+    np.testing.assert_array_equal(evaluated, expected)
+    assert len(model(make_batch([16], 16), "TASK2").points) < len(expected)
+
+
 @pytest.mark.parametrize("class_aware", [True, False])
 @pytest.mark.parametrize("seed", range(5))
 def test_targets_like_loops(config, class_aware, seed):

@@ -38,6 +38,7 @@ class UniAV(nn.Module):
         self.learned_prompts = _learned_prompts(config, tasks)
         self.embed_context: dict[str, Callable[[Tensor], Tensor]] = {}
         self.fixed: set[str] = set()
+        self.points_of_length: dict[tuple[int, torch.device], tuple[Tensor, tuple[int, ...]]] = {}
 
     @classmethod
     def from_config(cls, config: Config) -> "UniAV":
@@ -90,11 +91,20 @@ class UniAV(nn.Module):
         features = {modality: getattr(batch, modality).float() for modality in self.config.modalities}
         levels = self.backbone(features, mask, spec.task_type, spec.dataset.max_seq_len)
         row = join_levels(levels, gap=self.config.head_kernel_size // 2)
-        points, sizes = make_points(self.config, batch.mask.shape[1])
+        points, sizes = self.points(batch.mask.shape[1], batch.mask.device)
         logits = self.cls_head(row, task, self.prompts(task) if self.knows_prompts else None)
         offsets = self.reg_head(row, task)
         point_mask = torch.cat([level.mask for level in levels], dim=1)[..., 0]
-        return Prediction(logits, offsets, point_mask, points.to(batch.mask.device, non_blocking=True), sizes)
+        return Prediction(logits, offsets, point_mask, points, sizes)
+
+    def points(self, length: int, device: torch.device) -> tuple[Tensor, tuple[int, ...]]:
+        """make_points, kept on the device: a copy to a GPU in every step might wait for it."""
+        key = (length, device)
+        if key not in self.points_of_length:
+            with torch.inference_mode(False):  # training may use what evaluation asked for first
+                points, sizes = make_points(self.config, length)
+                self.points_of_length[key] = points.to(device), sizes
+        return self.points_of_length[key]
 
 
 def _learned_prompts(config: ModelConfig, tasks: list[TaskSpec]) -> nn.ParameterDict:
