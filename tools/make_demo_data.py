@@ -24,7 +24,7 @@ from libs.datasets.annotations import load_annotations
 from libs.datasets.features import NpyFolder
 from libs.datasets.planted import PlantedSource
 
-VIDEOS_PER_SPLIT = (640, 48, 320)  # train, validation, test
+VIDEOS_PER_SPLIT = (1280, 48, 320)  # train, validation, test
 PART_WITHOUT_EVENTS = 0.02
 
 
