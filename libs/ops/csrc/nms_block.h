@@ -7,26 +7,45 @@ namespace uniav {
 
 // Block: rank() and size() of this thread, leader(mine): the one of all threads' `mine` that leads, told to every thread,
 // none of which goes on before all have called. scores_now (n): scratch.
-// A pass a pick: everyone's score decays by the last pick, and the next is found. Each thread visits the same rows in
-// every pass, so it reads what it wrote itself.
+//
+// A pass a pick: the scores of its group decay, and the next is found. Each thread visits the same rows in every pass, so
+// it reads what it wrote itself. Threads that part ways wait for each other, so each puts the last row that is to decay
+// off to the pass's end, where all have theirs; with many classes it has no other.
 template <class Block>
 UNIAV_HD int64_t nms_block(Block& block, const Candidates& all, const NmsOptions& options, float* scores_now,
                            const Picks& picks) {
+  constexpr int kAtOnce = 4;
   for (int64_t row = block.rank(); row < all.n; row += block.size()) scores_now[row] = all.first_score(row, options);
   int64_t picked = -1, group = 0;
   for (int64_t count = 0; count < options.max_seg_num; ++count) {
+    if (picked >= 0 && picked % block.size() == block.rank()) scores_now[picked] = kGone;
     Scored mine{kGone, INT64_MAX};
-    for (int64_t row = block.rank(); row < all.n; row += block.size()) {
-      float score = scores_now[row];
-      if (!(score > kGone)) continue;
-      if (row == picked) {
-        scores_now[row] = score = kGone;
-      } else if (picked >= 0 && all.groups[row] == group) {
-        scores_now[row] = score = decayed(score, all.segments + 2 * picked, all.segments + 2 * row, options);
-      }
+    const auto decay = [&](int64_t row) {
+      const float score = decayed(scores_now[row], all.segments + 2 * picked, all.segments + 2 * row, options);
+      scores_now[row] = score;
       const Scored own{score, row};
       if (score > kGone && own.leads(mine)) mine = own;
+    };
+    int64_t put_off = -1;
+    for (int64_t first = block.rank(); first < all.n; first += kAtOnce * block.size()) {
+      float scores[kAtOnce];
+      int64_t groups[kAtOnce];
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int64_t row = first + i * block.size();
+        scores[i] = row < all.n ? scores_now[row] : kGone;
+        groups[i] = row < all.n ? all.groups[row] : 0;
+      }
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int64_t row = first + i * block.size();
+        if (picked >= 0 && groups[i] == group && scores[i] > kGone) {
+          if (put_off >= 0) decay(put_off);
+          put_off = row;
+        } else if (const Scored own{scores[i], row}; scores[i] > kGone && own.leads(mine)) {
+          mine = own;
+        }
+      }
     }
+    if (put_off >= 0) decay(put_off);
     const Scored best = block.leader(mine);
     if (!(best.score > kGone)) return count;
     picked = best.row;

@@ -40,8 +40,8 @@ struct NmsCall {
     TORCH_CHECK_VALUE(max_seg_num >= 0, "expected max_seg_num >= 0, got ", max_seg_num);
     const at::Tensor rising = splits.slice(0, 1).ge(splits.slice(0, 0, videos)).all() & splits.ge(0).all();
     const at::Tensor fits = rising & splits.le(n).all();
-    const at::Tensor finite = scores.isfinite().all() & segments.isfinite().all();
-    const at::Tensor good = at::stack({fits, finite}).cpu();
+    const at::Tensor spoiled = (scores - scores).any() | (segments - segments).any();  // NaN where not finite, else 0
+    const at::Tensor good = at::stack({fits, spoiled.logical_not()}).cpu();
     TORCH_CHECK_VALUE(good[0].item<bool>(), "expected splits that rise from 0 to N");
     TORCH_CHECK_VALUE(good[1].item<bool>(), "a segment or score is NaN or infinite");
     rows = at::zeros({videos, max_seg_num}, groups.options());

@@ -38,7 +38,7 @@ struct CudaBlock {
 };
 static_assert(kWarps == kWarp, "the second round of leader() takes a warp of slots");
 
-__global__ void __launch_bounds__(kThreads) nms_kernel(const NmsBatch batch, const NmsOptions options) {
+__global__ void __launch_bounds__(kThreads, 1) nms_kernel(const NmsBatch batch, const NmsOptions options) {
   __shared__ Scored slots[2][kWarps];
   CudaBlock block{slots};
   for (int64_t v = blockIdx.x; v < batch.videos; v += gridDim.x) {
@@ -47,10 +47,9 @@ __global__ void __launch_bounds__(kThreads) nms_kernel(const NmsBatch batch, con
                          batch.splits[v + 1] - first};
     const Picks picks{batch.picks.rows + v * options.max_seg_num, batch.picks.scores + v * options.max_seg_num};
     const int64_t count = nms_block(block, own, options, batch.scores_now + first, picks);
-    if (threadIdx.x == 0) {
-      batch.counts[v] = count;
-      for (int64_t i = 0; i < count; ++i) picks.rows[i] += first;
-    }
+    if (threadIdx.x == 0) batch.counts[v] = count;
+    __syncthreads();  // the first thread wrote the picks
+    for (int64_t i = threadIdx.x; i < count; i += kThreads) picks.rows[i] += first;
   }
 }
 
