@@ -18,7 +18,8 @@ class MaskedConv(nn.Module):
     def __init__(self, in_dim: int, out_dim: int, kernel_size: int, bias: bool = False):
         super().__init__()
         conv = nn.Conv1d(in_dim, out_dim, kernel_size, padding=kernel_size // 2, bias=bias)
-        self.weight = conv.weight  # (Cout, Cin, kernel)
+        # (Cout, Cin, kernel), a tap after the other in memory: products and gradients then need no copies of them.
+        self.weight = nn.Parameter(conv.weight.detach().permute(2, 1, 0).contiguous().permute(2, 1, 0))
         self.bias = nn.Parameter(torch.zeros(out_dim)) if bias else None
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
