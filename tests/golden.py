@@ -327,7 +327,7 @@ def check_training(folder: Path) -> Iterator[Check]:
             loss.total.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            ema.update(model)
+            ema.update()
             losses[step, i] = [x.item() for x in (*loss, norm)]
     yield Check(
         "training losses and gradient norms", error(losses / data["losses"], np.ones_like(losses)), CURVE_TOLERANCE

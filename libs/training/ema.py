@@ -7,13 +7,14 @@ from torch import nn
 
 
 class EMA:
-    """`model` is a copy in evaluation mode whose weights follow: w ← decay·w + (1-decay)·new."""
+    """`model` is a copy of a network, in evaluation mode, whose weights follow that one's: w ← decay·w + (1-decay)·new."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
+        # Listed once: to walk through all modules takes the host longer than to queue the update.
+        self._averages, self._current = list(self.model.parameters()), list(model.parameters())
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        averages, current = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_lerp_(averages, current, 1 - self.decay)
+    def update(self) -> None:
+        torch._foreach_lerp_(self._averages, self._current, 1 - self.decay)

@@ -110,6 +110,7 @@ class Trainer:
         self.base_lr = min(task.learning_rate for task in tasks)
         self.optimizer = make_optimizer(model, config.opt, self.base_lr)
         self.ema = EMA(model, config.opt.ema_decay)
+        self.parameters = list(model.parameters())  # once: to walk through all modules takes milliseconds
         self.epoch, self.step, self.best = 0, 0, float("-inf")
         self.waited_s = 0.0  # for data, since the last line of the log
         self.pending: list[Pending] = []
@@ -214,10 +215,11 @@ class Trainer:
     def update(self) -> torch.Tensor:
         """One optimizer step on the gradients, which are gone then, and the EMA's; their norm before clipping."""
         max_norm = self.config.opt.clip_grad_norm or torch.inf
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, max_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)  # what a task does not use must stay without gradients
-        self.ema.update(self.model)
+        for parameter in self.parameters:  # not to zero: what a task does not use must stay without gradients
+            parameter.grad = None
+        self.ema.update()
         return grad_norm
 
     def refuse_non_finite(self) -> None:
@@ -295,6 +297,9 @@ class Trainer:
             )
         load_weights(self.ema.model, state["state_dict_ema"], path)
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():  # fused AdamW takes them to lie as the weights do
+            for name in ("exp_avg", "exp_avg_sq"):
+                moments[name] = torch.empty_like(parameter).copy_(moments[name])
         for key in self.streams:
             self.criteria[key].load_state_dict(state["criteria"][key])
             self.stop_and_go[key].load_state_dict(state["stop_and_go"][key])
