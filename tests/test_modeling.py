@@ -127,6 +127,17 @@ def test_compiled_and_checkpointed_are_the_same(tmp_path, compiled):
     assert_same_training(model, other, make_batch([32, 20], 32), "TASK2")
 
 
+@pytest.mark.parametrize("task", ["TASK1", "TASK2"])
+def test_gradients_lie_in_memory_as_their_weights(config, task):
+    """Else each of them is copied once a step."""
+    model, strides = make_model(config).train(), {}
+    for name, parameter in model.named_parameters():
+        parameter.register_hook(lambda grad, name=name: strides.update({name: grad.stride()}))
+    gradients_of(model, make_batch([32, 20], 32), task)
+    assert len(strides) > 100
+    assert strides == {name: p.stride() for name, p in model.named_parameters() if name in strides}
+
+
 @torch.no_grad()
 def test_features_may_be_float16(config):
     model, batch = make_model(config), make_batch([32, 20], 32)

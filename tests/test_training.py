@@ -82,6 +82,21 @@ def test_resumed_is_bit_identical(tiny, trained, run_script, stopped_after):
         assert whole[key] == resumed[key]
 
 
+def test_resumed_from_moments_laid_out_otherwise(tiny, trained, run_script):
+    """As by a network whose weights lay otherwise in memory: fused AdamW would pair the wrong numbers."""
+    run, _ = trained
+    half = tiny / "ckpt/tiny_half"
+    half.mkdir()
+    state = torch.load(run / "epoch_002.pth.tar", weights_only=True)
+    moments = [m for m in state["optimizer"]["state"].values() if not m["exp_avg"].is_contiguous()]
+    assert moments
+    for moment in moments:
+        moment |= {key: value.contiguous() for key, value in moment.items()}
+    torch.save(state, half / "last.pth.tar")
+    assert run_script("train.py", tiny / "tiny.yaml", "--output", "half", "--resume", "auto")[0] == 0
+    assert_same_weights(run / "last.pth.tar", half / "last.pth.tar")
+
+
 def test_the_same_run_twice_is_the_same(tiny, trained, run_script):
     run, _ = trained
     assert run_script("train.py", tiny / "tiny.yaml", "--output", "again", "-o", "loader.num_workers=2")[0] == 0

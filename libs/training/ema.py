@@ -7,7 +7,7 @@ from torch import nn
 
 
 class EMA:
-    """`model` is a copy of a network, in evaluation mode, whose weights follow that one's: w ← decay·w + (1-decay)·new."""
+    """`model` is a copy of a network, in evaluation mode, whose weights follow: w ← decay·w + (1-decay)·new."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
