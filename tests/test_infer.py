@@ -37,7 +37,7 @@ def save_checkpoint(folder, **changes):
     model = UniAV.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.3)
+            parameter.copy_(torch.randn(parameter.shape) * 0.3)  # whatever their layout in memory
     counts = {key: task.dataset.num_classes for key, task in config.tasks.items()}
     content = {
         "state_dict_ema": model.state_dict(),
