@@ -1,5 +1,6 @@
 """From a video to events, with nothing but a checkpoint: `Localizer.from_checkpoint(path).localize("clip.mp4")`."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -162,7 +163,8 @@ class Localizer:
     ) -> Iterable[Event]:
         """Of the whole video, or of overlapping pieces of a very long one, so that time and memory grow with length.
 
-        An event belongs to the piece in whose core its middle lies: the pieces' cores tile the video.
+        An event belongs to the piece in whose core its middle lies: the pieces' cores tile the video. Of those a piece
+        keeps as many as its core's length allows, so that all together are as many as the video's length does.
         """
         spec, step = task.dataset, task.dataset.feat_stride // stride
         visual, audio = visual[::step].float(), audio[::step].float()
@@ -170,10 +172,11 @@ class Localizer:
         for piece in [_Piece(0, len(visual))] if spec.force_upsampling else _pieces(len(visual), spec.max_seq_len):
             begins_s = piece.first * window_s
             rows = slice(piece.first, piece.last)
-            for event in self._events_of_piece(task, visual[rows], audio[rows], duration - begins_s, min_score):
-                start, end = event.start + begins_s, event.end + begins_s
-                if piece.core_first <= (start + end) / 2 / window_s < piece.core_last:
-                    yield event._replace(start=start, end=end)
+            events = self._events_of_piece(task, visual[rows], audio[rows], duration - begins_s, min_score)
+            moved = (e._replace(start=e.start + begins_s, end=e.end + begins_s) for e in events)
+            own = (e for e in moved if piece.core_first <= (e.start + e.end) / 2 / window_s < piece.core_last)
+            core = min(piece.core_last, len(visual)) - max(piece.core_first, 0)
+            yield from itertools.islice(own, _for_length(task, core).test_cfg.max_seg_num)
 
     def _events_of_piece(
         self, task: TaskSpec, visual: Tensor, audio: Tensor, duration: float, min_score: float
@@ -208,17 +211,19 @@ class _Piece(NamedTuple):
 
 
 def _pieces(windows: int, max_seq_len: int) -> list[_Piece]:
-    """One of up to PIECE training clips' length; else several that overlap by twice MARGIN."""
+    """One of up to PIECE training clips' length; else several that overlap by twice MARGIN, the last by more. Their
+    cores begin at whole training clips."""
     size, margin = PIECE * max_seq_len, MARGIN * max_seq_len
     if windows <= size:
         return [_Piece(0, windows)]
-    count = math.ceil((windows - 2 * margin) / (size - 2 * margin))
-    firsts = np.linspace(0, windows - size, count).round().astype(int).tolist()
-    cores = [-math.inf, *((a + size + b) / 2 for a, b in zip(firsts[:-1], firsts[1:], strict=True)), math.inf]
+    step = size - 2 * margin
+    count = math.ceil((windows - 2 * margin) / step)
+    cores = [-math.inf, *(size - margin + step * i for i in range(count - 1)), math.inf]
+    firsts = (min(step * i, windows - size) for i in range(count))
     return [_Piece(first, first + size, *cores[i : i + 2]) for i, first in enumerate(firsts)]
 
 
-def _for_length(task: TaskSpec, windows: int) -> TaskSpec:
+def _for_length(task: TaskSpec, windows: float) -> TaskSpec:
     """The task with its limits on detections, which are of one training clip's length, for a longer video."""
     times, limits = math.ceil(windows / task.dataset.max_seq_len), task.test_cfg
     more = {key: getattr(limits, key) * times for key in ("pre_nms_topk", "max_seg_num")}
