@@ -123,7 +123,9 @@ def _measure(run: Callable[[], Any], case: Case, device: torch.device, calls: in
     """A call's value in the case's unit, the mean of several in a row, and the last one's result."""
     _synchronize(device)
     began = time.perf_counter()
+    returned = None
     for _ in range(calls):
+        del returned  # as training and inference let go of a batch's results before the next one's
         returned = run()
     _synchronize(device)
     elapsed_s = (time.perf_counter() - began) / calls

@@ -78,7 +78,8 @@ class Clip:
 class Batch:
     """visual (B, T, Dv), audio (B, T, Da), float16 or float32, zero where mask (B, T) is False; one Clip a row.
 
-    segments (B, N, 2) and labels (B, N) are the clips', padded to the most of one clip (N >= 1) with label -1.
+    segments (B, N, 2) and labels (B, N) are the clips', padded to the most of one clip (N >= 1) with empty segments of
+    label -1.
     """
 
     visual: torch.Tensor

@@ -25,28 +25,29 @@ def make_points(config: ModelConfig, length: int) -> tuple[Tensor, tuple[int, ..
 def make_targets(points: Tensor, segments: Tensor, labels: Tensor, num_classes: int, class_aware: bool) -> Targets:
     """What every point of every clip should predict, on the points' device.
 
-    points (P, 4); segments (B, N, 2) in grid units and labels (B, N), as in a Batch: rows of label -1 are padding.
+    points (P, 4); segments (B, N, 2) in grid units and labels (B, N), as in a Batch: rows of label -1 are padding,
+    empty segments, which no point lies inside.
     """
     time, low, high, stride = points.unbind(-1)  # (P,) each
     # (B, N, P): the points last, in long contiguous rows.
     left, right = time - segments[..., :1], segments[..., 1:] - time
-    farther = torch.maximum(left, right)
-    claims = (torch.minimum(left, right) > 0) & (farther >= low) & (farther <= high) & (labels >= 0)[..., None]
-    offsets = torch.stack([left / stride, right / stride], dim=-1)  # (B, N, P, 2)
+    nearer, farther = torch.minimum(left, right), torch.maximum(left, right)
+    claims = (nearer > 0) & (farther.clamp(low, high) == farther)
+    offsets = torch.stack([left, right], dim=2) / stride  # (B, N, 2, P)
     if class_aware:
-        # Of the claims of one class on a point the latest counts.
-        later = torch.ones(labels.shape[1], labels.shape[1], dtype=torch.bool, device=labels.device).triu(1)  # (N, N)
-        rivals = (labels[:, :, None] == labels[:, None]) & later  # (B, N, N): is the second a later one of that class?
-        beaten = (rivals.to(time.dtype) @ claims.to(time.dtype)) > 0
-        regressor = labels[..., None].masked_fill(~claims | beaten, -1)
+        # Of the claims of one class on a point the latest counts: the product is their later rivals less themselves.
+        same = (labels[:, :, None] == labels[:, None]).to(time.dtype)  # (B, N, N)
+        itself = torch.eye(labels.shape[1], dtype=time.dtype, device=time.device)
+        outcome = (same.triu(1) - itself) @ claims.to(time.dtype)  # (B, N, P)
+        regressor = labels[..., None].masked_fill(outcome >= 0, -1)
     else:
         # The shortest counts; those of its length set their classes too.
         lengths = (segments[..., 1:] - segments[..., :1]).masked_fill(~claims, torch.inf)
         shortest, which = lengths.min(dim=1, keepdim=True)  # (B, 1, P)
         regressor = claims.any(dim=1, keepdim=True).long() - 1
-        offsets = offsets.gather(1, which[..., None].expand(-1, -1, -1, 2))
+        offsets = offsets.gather(1, which[:, :, None].expand(-1, -1, 2, -1))
         claims = claims & (lengths <= shortest + SAME_LENGTH_TOLERANCE)
     classes = points.new_zeros(len(labels), len(points), num_classes)
     column = labels.clamp(min=0)[:, None].expand(-1, len(points), -1)  # (B, P, N)
-    classes.scatter_reduce_(2, column, claims.mT.to(points.dtype), "amax")
-    return Targets(classes, offsets.transpose(1, 2), regressor.mT)
+    classes.scatter_reduce_(2, column, claims.to(points.dtype).mT, "amax")
+    return Targets(classes, offsets.permute(0, 3, 1, 2), regressor.mT)
