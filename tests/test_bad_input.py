@@ -266,13 +266,37 @@ def test_an_output_folder_that_is_a_file(tiny, run_script):
     assert_one_line(status, err, "cannot be written")
 
 
-def test_a_full_disk_while_packing(tiny, run_script, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device", "pack.h5.part")
+def test_a_full_disk_while_packing(tiny, run_script):
+    """HDF5 would crash in the middle: the space is taken first, and what was packed before goes on with more of it."""
+    resource = pytest.importorskip("resource")  # a limit on a file's size is like a disk that is full
+    pack = tiny / "pack.h5"
+    part, before = tiny / "pack.h5.part", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        status, _, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert_one_line(status, err, f"{part}: needs ", " MB more (File too large); free space and call again, or")
+    assert not pack.exists()
+    assert part.stat().st_size < 20_000
+    assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)[0] == 0
+    with h5py.File(pack) as packed:
+        stored = sum(array.nbytes for group in packed.values() for array in group.values())
+    assert stored < pack.stat().st_size < 1.5 * stored + 16_384  # what was taken too much is given back
 
-    monkeypatch.setattr("h5py.Group.__setitem__", full)
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(1e5, "visual features hold numbers that are beyond float16's 65504; use --dtype float32"), (np.nan, "NaN")],
+)
+def test_features_that_do_not_fit_a_pack(tiny, run_script, value, said):
+    path = sorted((tiny / "avel/av_features").glob("*video_finetune.npy"))[-1]
+    features = np.load(path).astype(np.float32)
+    features[0, 0] = value
+    np.save(path, features)
+    video_id = path.name.removesuffix("_one_peace_video_finetune.npy")
     status, _, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", tiny / "pack.h5")
-    assert_one_line(status, err, "No space left on device", "pack.h5.part")
+    assert_one_line(status, err, f"video {video_id}: ", said)
     assert not (tiny / "pack.h5").exists()
 
 
