@@ -40,22 +40,24 @@ def assert_same_items(a, b, tolerance=0.0):
             torch.testing.assert_close(x.float(), y.float(), atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("key", ["TASK1", "TASK2"])  # resized, and not
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0.0), ("float16", 2e-3)])
-def test_the_three_sources_agree(tiny, run_script, dtype, tolerance):
+def test_the_three_sources_agree(tiny, run_script, key, dtype, tolerance):
     """.npy files, an HDF5 pack of them, and planted features made on the fly."""
-    config, task, annotations = open_task(tiny)
+    config, task, annotations = open_task(tiny, key)
     videos = annotations.of_splits(task.test_split)
     folder = ClipDataset(videos, NpyFolder(task.dataset, DIMS), task)
     pack = tiny / "pack.h5"
-    status, out, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", "TASK2", pack, "--dtype", dtype)
+    status, out, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", key, pack, "--dtype", dtype)
     assert status == 0, err
     assert dtype in out
     packed = ClipDataset(videos, Hdf5Pack(pack, DIMS), task)
     planted = ClipDataset(videos, PlantedSource(task, load_prompts(task, 8), DIMS), task)
     keys = list(range(len(videos)))
-    assert packed[0][1].dtype == packed[0][2].dtype == getattr(torch, dtype)  # half the memory, up to the network
-    assert collate(items_of(packed, [0, 1]), 32, 4).visual.dtype == getattr(torch, dtype)
-    assert collate([packed[0], planted[1]], 32, 4).visual.dtype == torch.float32
+    trained = items_of(packed, [(0, 0), (0, 1)])
+    assert trained[0][1].dtype == trained[0][2].dtype == getattr(torch, dtype)  # half the memory, up to the network
+    assert collate(trained, 32, 4).visual.dtype == getattr(torch, dtype)
+    assert collate([trained[0], planted[0, 1]], 32, 4).visual.dtype == torch.float32
     assert folder.lengths == packed.lengths == planted.lengths
     assert_same_items(items_of(folder, keys), items_of(packed, keys), 0.0)  # the files are float16 themselves
     assert_same_items(items_of(folder, keys), items_of(planted, keys), 2e-3 + tolerance)
