@@ -55,4 +55,4 @@ lint: install
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv build *.egg-info libs/ops/_nms*.so
+	rm -rf .venv build *.egg-info libs/ops/_nms*.so libs/ops/_nms*.txt

@@ -310,6 +310,8 @@ def test_a_pack_of_two_tasks(tiny, run_script):
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory"),
+        MemoryError("Unable to allocate 3.00 GiB for an array"),
+        MemoryError(),
     ],
 )
 def test_without_enough_memory(tiny, run_script, monkeypatch, script, error):

@@ -1,5 +1,6 @@
 """NMS on every kernel against loops: C++, PyTorch, CUDA's algorithm on the host, CUDA itself where there is a GPU."""
 
+import contextlib
 import ctypes
 import functools
 import shutil
@@ -15,7 +16,7 @@ import torch
 from libs.core.types import Prediction
 from libs.modeling.decode import decode
 from libs.ops.nms import NMS_METHODS, nms_1d, nms_1d_torch, vote_segments
-from setup import CUDA_ARCHITECTURES, forgiving
+from setup import CPU, CUDA, CUDA_ARCHITECTURES, forgiving
 from tests import oracles
 from tests.conftest import ROOT
 
@@ -171,7 +172,15 @@ def test_more_than_2_to_the_31_bytes(kernel):
 @pytest.mark.parametrize("kernel", OPERATORS)
 @pytest.mark.parametrize(
     ("segments", "splits"),
-    [((2, 2), [0, 2000]), ((2, 2), [0, 2, 1]), ((2, 2), [-1, 2]), ((3, 2), [0, 2]), ((2, 3), [0, 2]), ((2, 2), [])],
+    [
+        ((2, 2), [0, 2000]),
+        ((2, 2), [0, 2, 1]),
+        ((2, 2), [-1, 2]),
+        ((3, 2), [0, 2]),
+        ((2, 3), [0, 2]),
+        ((2, 2), []),
+        ((2, 2), [[2, 0]]),
+    ],
 )
 def test_shapes_that_do_not_fit_are_refused(kernel, segments, splits):
     splits = torch.tensor(splits, dtype=torch.int64)
@@ -191,10 +200,19 @@ def test_what_is_not_finite_is_refused(kernel, spoiled, value):
 
 
 @pytest.mark.parametrize("kernel", OPERATORS)
-def test_unknown_method(kernel):
+@pytest.mark.parametrize(
+    ("said", "method", "sigma", "max_seg_num"),
+    [
+        ("soft, soft_linear or hard", "no", 0.4, 3),
+        ("expected sigma > 0", "soft", -1.0, 3),
+        ("expected sigma > 0", "soft", 1e-50, 3),  # 0 in float32
+        ("expected max_seg_num >= 0", "soft", 0.4, -1),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(kernel, said, method, sigma, max_seg_num):
     given = (torch.rand(1, 2), torch.rand(1), torch.zeros(1, dtype=torch.int64), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="soft, soft_linear or hard"):
-        kernel(*given, "no", 0.7, 0.4, 0.001, 3)
+    with pytest.raises(ValueError, match=said):
+        kernel(*given, method, 0.7, sigma, 0.001, max_seg_num)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
@@ -254,8 +272,9 @@ def test_decoding_on_the_gpu_is_the_cpus(method, multiclass):
 
 
 def test_without_the_extension_one_warning(tmp_path):
-    """A copy of the operator without its built extension warns once and still works."""
+    """A copy of the operator without its built extension warns once, says why, and still works."""
     (tmp_path / "nms.py").write_text((ROOT / "libs/ops/nms.py").read_text())
+    (tmp_path / "_nms_cpu.txt").write_text("g++ failed")
     code = (
         "import torch, nms\n"
         "for _ in range(2):\n"
@@ -264,7 +283,8 @@ def test_without_the_extension_one_warning(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "1"]
-    assert done.stderr.count("slow pure PyTorch") == 1
+    assert done.stderr.count("NMS runs in slow pure PyTorch instead of the C++ extension") == 1
+    assert "it could not be built (g++ failed)" in done.stderr
     assert "INSTALL.md" in done.stderr
 
 
@@ -278,23 +298,60 @@ def test_the_cuda_extension_is_built():
     assert list((ROOT / "libs/ops").glob("_nms_cuda*")), "the CUDA extension was not built: install nvcc"
 
 
-def test_compilers_that_do_not_fit_leave_the_cuda_extension_out(capsys):
+@pytest.mark.parametrize(
+    ("refused", "built", "noted"),
+    [
+        ((CUDA,), [CPU], {CUDA: "The current installed version of g++ is too new"}),
+        ((CPU,), [], {kind: "The current installed version of g++ is too new" for kind in (CPU, CUDA)}),
+        ((), [CPU, CUDA], {}),
+    ],
+)
+def test_compilers_that_do_not_fit_leave_extensions_out(tmp_path, capsys, refused, built, noted):
     class BuildExt:
         """As PyTorch's, which looks at the compilers before it builds anything."""
 
-        extensions = [types.SimpleNamespace(name=f"libs.ops._nms_{kind}") for kind in ("cpu", "cuda")]
-        built = ()
+        def __init__(self):
+            self.extensions = [types.SimpleNamespace(name=name) for name in (CPU, CUDA)]
+            self.built = []
+
+        def run(self):
+            self.build_extensions()
 
         def build_extensions(self):
-            if any(module.name.endswith("_cuda") for module in self.extensions):
+            if any(extension.name in refused for extension in self.extensions):
                 raise RuntimeError("The current installed version\nof g++ is too new")
-            self.built = [module.name for module in self.extensions]
+            self.built = [extension.name for extension in self.extensions]
 
-    build = forgiving(BuildExt)()
-    build.build_extensions()
-    assert build.built == ["libs.ops._nms_cpu"]
+        def get_ext_fullpath(self, name):
+            return str(tmp_path / f"{name}.so")
+
+    (tmp_path / "_nms_cpu.txt").write_text("of an earlier build")
+    build = forgiving(BuildExt, {})()
+    build.run()
+    assert build.built == built
+    notes = {f"libs.ops.{path.stem}": path.read_text() for path in tmp_path.glob("*.txt")}
+    assert notes == noted
     told = capsys.readouterr().err
-    assert "The current installed version of g++ is too new, so NMS on the GPU is left out" in told
+    assert all(f"{name} is left out: {why}; see INSTALL.md" in told for name, why in noted.items())
+
+
+def test_a_compiler_that_fails_is_noted(tmp_path):
+    class BuildExt:
+        """As setuptools', which goes on after the failure of what is optional."""
+
+        def run(self):
+            with contextlib.suppress(OSError):
+                self.build_extension(types.SimpleNamespace(name=CPU))
+
+        def build_extension(self, extension):
+            raise OSError("g++ failed with exit code 1")
+
+        def get_ext_fullpath(self, name):
+            return str(tmp_path / "libs/ops/_nms.so")
+
+    forgiving(BuildExt, {CUDA: "no nvcc found"})().run()
+    notes = {path.name: path.read_text() for path in tmp_path.glob("libs/ops/*")}
+    assert notes == {"_nms_cpu.txt": "g++ failed with exit code 1", "_nms_cuda.txt": "no nvcc found"}
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, CUDA's compiler")

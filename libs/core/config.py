@@ -149,7 +149,7 @@ class TaskTestConfig(Section):
     duration_thresh: float = Field(0.05, ge=0, description="segments no longer than this are dropped, grid units")
     nms_method: Literal["soft", "soft_linear", "hard"] = "soft"
     multiclass_nms: bool = Field(True, description="NMS a class; false: over all classes, with segment voting")
-    nms_sigma: float = Field(0.4, gt=0, description="soft-NMS: scores decay by exp(-IoU^2/sigma)")
+    nms_sigma: float = Field(0.4, ge=1e-6, description="soft-NMS: scores decay by exp(-IoU^2/sigma)")
     iou_threshold: Fraction = Field(0.7, description="hard NMS and linear decay: IoU from which segments compete")
     min_score: Fraction = Field(0.001, description="segments whose score decays below this are dropped")
     max_seg_num: int = Field(100, gt=0, le=100_000, description="detections a video")

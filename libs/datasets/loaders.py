@@ -6,7 +6,7 @@ from functools import partial, reduce
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from libs.core.config import Config, TaskSpec
 from libs.core.errors import ConfigError, DataError, UserError
@@ -58,7 +58,12 @@ def collate(items: list[Item], max_seq_len: int, stride: int, tight: bool = Fals
 
 def _zeros_for(features: list[torch.Tensor], length: int) -> torch.Tensor:
     dtype = reduce(torch.promote_types, (x.dtype for x in features))
-    return torch.zeros(len(features), length, features[0].shape[1], dtype=dtype)
+    shape = len(features), length, features[0].shape[1]
+    if get_worker_info() is None:
+        return torch.zeros(shape, dtype=dtype)
+    # In a loader process: where the training process will read it, which saves a copy. Shared memory begins as zeros.
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
 
 
 class TrainBatches:

@@ -57,7 +57,8 @@ class Criterion(nn.Module):
     def __init__(self, task: TaskSpec, momentum: float, seen: list[int] | None = None):
         """seen: the classes that are trained; None: all."""
         super().__init__()
-        self.seen = None if seen is None else torch.tensor(seen)
+        # A buffer, to be where the losses are: a GPU would have to be waited for. Checkpoints do without.
+        self.register_buffer("seen", None if seen is None else torch.tensor(seen), persistent=False)
         self.loss_weight = task.train_cfg.loss_weight
         self.label_smoothing = task.train_cfg.label_smoothing
         self.momentum = momentum
@@ -80,7 +81,7 @@ class Criterion(nn.Module):
 
         classes, logits = targets.classes, prediction.logits
         if self.seen is not None:
-            classes, logits = (x.index_select(2, self.seen.to(x.device)) for x in (classes, logits))
+            classes, logits = (x.index_select(2, self.seen) for x in (classes, logits))
         if self.label_smoothing > 0:
             classes = classes * (1 - self.label_smoothing) + self.label_smoothing / (classes.shape[-1] + 1)
         cls = masked_sum(focal_loss(logits, classes), valid[..., None]) * share

@@ -8,6 +8,7 @@ import functools
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 
 SCHEMA = (
@@ -34,7 +35,11 @@ def nms_1d_torch(segments, scores, groups, splits, method, iou_threshold, sigma,
     n, videos, cuts = len(scores), len(splits) - 1, splits.tolist()
     if segments.shape != (n, 2) or groups.shape != (n,):
         raise ValueError("expected segments (N, 2), scores (N,) and groups (N,)")
-    if videos < 0 or cuts != sorted(cuts) or not 0 <= cuts[0] <= cuts[-1] <= n:
+    if max_seg_num < 0:
+        raise ValueError(f"expected max_seg_num >= 0, got {max_seg_num}")
+    if not float(np.float32(sigma)) > 0:
+        raise ValueError(f"expected sigma > 0, got {sigma}")
+    if splits.dim() != 1 or videos < 0 or cuts != sorted(cuts) or not 0 <= cuts[0] <= cuts[-1] <= n:
         raise ValueError("expected splits that rise from 0 to N")
     rows = groups.new_zeros((videos, max_seg_num))
     kept = scores.new_zeros((videos, max_seg_num))
@@ -64,6 +69,9 @@ def nms_1d_torch(segments, scores, groups, splits, method, iou_threshold, sigma,
 def _built(name: str) -> str | None:
     """Load an extension that setup.py built; what is the matter if that is impossible, else None."""
     folder, reason = Path(__file__).parent, "it is not built"
+    note = folder / f"{name}.txt"  # of setup.py
+    if note.exists():
+        reason = f"it could not be built ({note.read_text(encoding='utf-8')})"
     for path in [*sorted(folder.glob(f"{name}*.so")), *sorted(folder.glob(f"{name}*.pyd"))]:
         try:
             torch.ops.load_library(path)
@@ -133,7 +141,7 @@ def nms_1d(
 
     Returns rows (V, max_seg_num) int64, the picked rows, best first; their decayed scores (V, max_seg_num); and
     counts (V,): how many of a row's entries are picks, the rest being zeros. All on the segments' device, which is
-    waited for once. Raises ValueError on what is not finite and on shapes that do not fit.
+    waited for once. Raises ValueError on what is not finite, and on shapes and options that do not fit.
     """
     groups = labels if multiclass else torch.zeros_like(labels)
     options = (method, iou_threshold, sigma, min_score, max_seg_num)

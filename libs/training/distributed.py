@@ -68,11 +68,12 @@ def memory_errors_explained() -> Iterator[None]:
     """Make what PyTorch raises where memory runs out a ConfigError that names the remedies."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        said = "".join(f" ({line})" for line in str(error).splitlines()[:1])
         raise ConfigError(
-            f"memory ran out ({str(error).splitlines()[0]}); lower the tasks' batch_size (in evaluation "
+            f"memory ran out{said}; lower the tasks' batch_size (in evaluation "
             "loader.eval_batch_size), set run.precision=bf16 or run.checkpointing=true"
         ) from None
 

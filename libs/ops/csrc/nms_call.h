@@ -36,7 +36,8 @@ struct NmsCall {
     const at::Device device = scores.device();
     TORCH_CHECK_VALUE(segments.device() == device && groups.device() == device && splits.device() == device,
                       "expected all tensors on one device");
-    TORCH_CHECK_VALUE(videos >= 0, "expected splits (videos + 1,)");
+    TORCH_CHECK_VALUE(splits.dim() == 1 && videos >= 0, "expected splits (videos + 1,)");
+    TORCH_CHECK_VALUE(options.sigma > 0, "expected sigma > 0, got ", sigma);
     TORCH_CHECK_VALUE(max_seg_num >= 0, "expected max_seg_num >= 0, got ", max_seg_num);
     const at::Tensor rising = splits.slice(0, 1).ge(splits.slice(0, 0, videos)).all() & splits.ge(0).all();
     const at::Tensor fits = rising & splits.le(n).all();
