@@ -3,12 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from libs.core.configfile import from_tree
 from libs.core.errors import CheckpointError, DataError
 from libs.core.types import Batch, Clip, Prediction, Video
 from libs.datasets.loaders import padded_length
-from libs.modeling.blocks import DropPath
+from libs.modeling.blocks import Block, DropPath
 from libs.modeling.decode import decode, load_external_scores
 from libs.modeling.losses import Criterion
 from libs.modeling.points import make_points, make_targets
@@ -85,8 +86,12 @@ def test_one_padded_position_a_level_is_enough(config):
 def test_bf16_is_near_and_its_outputs_are_float32(config, task):
     model, batch = make_model(config), make_batch([32, 20], 32)
     exact = model(batch, task)
+    normed = []
+    for norm in (module for module in model.modules() if isinstance(module, nn.LayerNorm)):
+        norm.register_forward_hook(lambda _, given, out: normed.extend([given[0].dtype, out.dtype]))
     with Ranks(0, 1, torch.device("cpu"), "bf16").autocast():
         rough = model(batch, task)
+    assert set(normed) == {torch.float32}
     assert rough.logits.dtype == rough.offsets.dtype == torch.float32
     for x, y in ((exact.logits, rough.logits), (exact.offsets, rough.offsets)):
         assert 0 < (x - y).abs().max() < 0.1 * x.abs().max()
@@ -117,14 +122,27 @@ def test_compiled_and_checkpointed_are_the_same(tmp_path, compiled):
     tree["model"] |= {"backbone_arch": [1, 1, 1], "regression_range": [[0, 4], [4, 10000]]}
     config = from_tree(tree | {"run": {"compile": compiled}})
     model, other = make_model(config).train(), make_model(config).train()
+    calls = 0
+
+    def count(*_) -> None:
+        nonlocal calls
+        calls += 1
+
     if compiled == "none":
         other.backbone.checkpointing = True
+        for block in (m for m in other.modules() if isinstance(m, Block)):
+            block.register_forward_pre_hook(count)
     else:  # whose random numbers are its own
         for drop_path in (m for net in (model, other) for m in net.modules() if isinstance(m, DropPath)):
             drop_path.prob = 0.0
         compile_network(other, config.run, torch.device("cpu"))
         assert other.state_dict().keys() == model.state_dict().keys()
+        torch._dynamo.utils.counters.clear()
     assert_same_training(model, other, make_batch([32, 20], 32), "TASK2")
+    if compiled == "none":
+        assert calls == 2 * sum(isinstance(m, Block) for m in other.modules())  # forwards, and again backwards
+    else:
+        assert torch._dynamo.utils.counters["frames"]["ok"] == 3  # backbone and heads, nothing twice
 
 
 @pytest.mark.parametrize("task", ["TASK1", "TASK2"])

@@ -61,7 +61,27 @@ def test_a_run_leaves_what_it_should(tiny, trained):
     assert final.pop("network")["parameters"] > 0
     assert {key: tree["splits"] for key, tree in final.items()} == {f"TASK{i}": ["test"] for i in (1, 2, 3)}
     assert out.count("average") == 12
+    paces = [line for line in lines if "videos_per_s" in line]
+    assert all(line["videos_per_s"] > 0 and 0 < line["data_wait"] < 1 for line in paces)
     assert list((run / "tensorboard").iterdir())
+
+
+def test_an_epochs_line_is_of_the_whole_epoch(tiny, run_script):
+    """Six steps, the log has a line after the fourth and the sixth."""
+    options = ["run.print_freq=4", "opt.warmup_epochs=0", "loader.num_workers=0"]
+    arguments = ["--output", "a", "--tasks", "2", "--num_train_epochs", 1, "-o", *options]
+    status, out, err = run_script("train.py", tiny / "tiny.yaml", *arguments)
+    assert status == 0, err
+    lines = metrics_of(tiny / "ckpt/tiny_a")
+    first, second = (line["total"] for line in lines if line["kind"] == "train" and "task" in line)
+    rates = [line["videos_per_s"] for line in lines if "videos_per_s" in line]
+    waits = [line["data_wait"] for line in lines if "data_wait" in line]
+    elapsed = 16 / rates[0], 8 / rates[1]
+    (said,) = (line for line in out.splitlines() if line.startswith("epoch 1/1: "))
+    assert f": loss TASK2 {(2 * first + second) / 3:.3f}; " in said
+    assert f" {24 / sum(elapsed):.0f} videos/s, " in said
+    waited = sum(share * time for share, time in zip(waits, elapsed, strict=True))
+    assert said.endswith(f" {waited / sum(elapsed):.0%} waiting for data")
 
 
 @pytest.mark.parametrize("stopped_after", [1, 2])

@@ -40,7 +40,7 @@ class ConvNorm(nn.Module):
         self.norm = nn.LayerNorm(out_dim) if norm else nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(x, mask)))
+        return F.relu(self.norm(self.conv(x, mask).float()))  # bf16 has too few digits for a norm
 
 
 class PositionEncoding(nn.Module):

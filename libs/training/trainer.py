@@ -62,12 +62,27 @@ class Pending(NamedTuple):
     loss: torch.Tensor
 
 
+class Pace(NamedTuple):
+    """How far an epoch has come at a time, and how much of it was spent waiting for data."""
+
+    videos: int
+    at_s: float
+    waited_s: float
+
+    def since(self, earlier: "Pace") -> tuple[float, float]:
+        """Videos/s, and the share of waiting."""
+        elapsed_s = self.at_s - earlier.at_s
+        return (self.videos - earlier.videos) / elapsed_s, (self.waited_s - earlier.waited_s) / elapsed_s
+
+
 @dataclass
 class Meter:
-    """Sums of a task's losses since they were last read."""
+    """Sums of a task's losses since they were last read, and of the total ones that were read before."""
 
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     count: int = 0
+    read_total: float = 0.0
+    read_steps: int = 0
 
     def add(self, losses: Losses, grad_norm: torch.Tensor) -> None:
         self.count += 1
@@ -78,9 +93,16 @@ class Meter:
         """Means, over ranks too; starts again."""
         means = ranks.mean(torch.stack(list(self.sums.values())).float() / self.count)
         result = dict(zip(self.sums, means.tolist(), strict=True))
+        self.read_total += result["total"] * self.count
+        self.read_steps += self.count
         self.sums.clear()
         self.count = 0
         return result
+
+    @property
+    def mean_total(self) -> float:
+        """Of all that was read."""
+        return self.read_total / self.read_steps
 
 
 class Trainer:
@@ -112,7 +134,7 @@ class Trainer:
         self.ema = EMA(model, config.opt.ema_decay)
         self.parameters = list(model.parameters())  # once: to walk through all modules takes milliseconds
         self.epoch, self.step, self.best = 0, 0, float("-inf")
-        self.waited_s = 0.0  # for data, since the last line of the log
+        self.waited_s = 0.0  # for data, in this epoch
         self.pending: list[Pending] = []
         self.streams = {
             key: TrainStream(dataset, config, ranks.device, ranks.rank, ranks.world)
@@ -141,8 +163,9 @@ class Trainer:
         seed = np.random.SeedSequence([self.config.run.seed, self.epoch, self.ranks.rank])
         torch.manual_seed(int(seed.generate_state(1)[0]))
         self.model.train()
-        meters = self.make_meters()
-        videos, since, self.waited_s = 0, time.perf_counter(), 0.0
+        meters, self.waited_s = self.make_meters(), 0.0
+        videos, began = 0, Pace(0, time.perf_counter(), 0.0)
+        logged = began
         name = f"epoch {self.epoch + 1}/{self.config.opt.total_epochs}"
         progress = tqdm(
             range(self.steps_per_epoch), desc=name, leave=False, disable=None if self.ranks.is_first else True
@@ -151,20 +174,22 @@ class Trainer:
             videos += self.train_step(meters)
             if self.step % self.config.run.print_freq == 0 or i == self.steps_per_epoch - 1:
                 self.refuse_non_finite()
-                elapsed = time.perf_counter() - since
+                now = Pace(videos, time.perf_counter(), self.waited_s)
+                rate, waiting = now.since(logged)
+                logged = now
                 lr = self.optimizer.param_groups[0]["lr"]
-                rate, waiting = videos / elapsed, self.waited_s / elapsed
                 losses = {key: meter.read(self.ranks) for key, meter in meters.items() if meter.count}
                 for key, means in losses.items():
                     log.write(self.step, "train", task=key, epoch=self.epoch + 1, **means)
                 log.write(self.step, "train", epoch=self.epoch + 1, lr=lr, videos_per_s=rate, data_wait=waiting)
                 shown = {key: f"{means['total']:.3f}" for key, means in losses.items()}
                 progress.set_postfix({**shown, "lr": f"{lr:.1e}", "videos/s": f"{rate:.0f}"})
-                videos, since, self.waited_s = 0, time.perf_counter(), 0.0
         self.epoch += 1
         if self.ranks.is_first:
-            shown = ", ".join(f"{key} {value}" for key, value in shown.items())
-            print(f"{name}: loss {shown}; lr {lr:.1e}; {rate:.0f} videos/s, {waiting:.0%} waiting for data", flush=True)
+            trained = [f"{key} {meter.mean_total:.3f}" for key, meter in meters.items() if meter.read_steps]
+            shown = f"loss {', '.join(trained)}" if trained else "all tasks are paused"
+            rate, waiting = now.since(began)
+            print(f"{name}: {shown}; lr {lr:.1e}; {rate:.0f} videos/s, {waiting:.0%} waiting for data", flush=True)
 
     def make_meters(self) -> dict[str, Meter]:
         return {task.key: Meter() for task in self.tasks}
