@@ -79,6 +79,8 @@ def main() -> None:
         help="measure the network compiled in these ways too; default: cuda_graphs on a GPU, none on a CPU",
     )
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: PyTorch finds no GPU; leave it out to measure the CPU")
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False  # "float32" means it, also of the plain baseline's convolutions
     compiled = args.compile if args.compile is not None else ["cuda_graphs"] if args.device == "cuda" else []

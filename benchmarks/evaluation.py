@@ -76,7 +76,6 @@ def map_case(setting: Setting) -> Case:
         partial(plain_map, found, videos),
         [Variant("vectorised", partial(score_detections, found, videos, TIOUS), error, 1e-9)],
         PUBLISHED_S,
-        once=("plain",),
     )
 
 
@@ -106,7 +105,6 @@ def metrics_case(setting: Setting) -> Case:
         "s",
         plain,
         [Variant("counted anew", fast, error, 1e-9)],
-        once=("plain",),
     )
 
 

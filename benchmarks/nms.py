@@ -58,7 +58,6 @@ def cpu_case(setting: Setting, videos: int) -> Case:
         partial(plain_nms, *given),
         [Variant("C++", partial(nms_1d, *given, **OPTIONS), nms_error, TOLERANCE)],
         PUBLISHED_ONE_VIDEO_MS if videos == 1 else None,
-        once=("plain",) if videos > 1 else (),
     )
 
 

@@ -79,18 +79,27 @@ def _check(case: Case, result: Result, device: torch.device) -> dict[str, float]
     """
     costs_s = {}
     began = time.perf_counter()
-    value, expected = _measure(case.plain, case, device)
+    try:
+        value, expected = _measure(case.plain, case, device)
+    except Exception as error:
+        _note_failure(result, "plain", error)  # nothing to compare the others with
+        return {}
     costs_s["plain"], result.values["plain"] = time.perf_counter() - began, [value]
     for variant in case.variants:
         try:
             costs_s[variant.name], value = _check_variant(variant, expected, case, result, device)
             result.values[variant.name] = [value]
-        except Exception as error:  # whatever it is: it must not cost the other ways' measurements
-            result.failures[variant.name] = f"{variant.name}: {type(error).__name__}: {error}"
-            print(f"FAILED: {result.name}: {result.failures[variant.name]}", file=sys.stderr)
-            if not isinstance(error, Mismatch):
-                traceback.print_exc()
+        except Exception as error:
+            _note_failure(result, variant.name, error)
     return {way: cost_s for way, cost_s in costs_s.items() if way not in case.once}
+
+
+def _note_failure(result: Result, way: str, error: Exception) -> None:
+    """Whatever it is, it must not cost the other measurements."""
+    result.failures[way] = f"{way}: {type(error).__name__}: {error}"
+    print(f"FAILED: {result.name}: {result.failures[way]}", file=sys.stderr)
+    if not isinstance(error, Mismatch):
+        traceback.print_exc()
 
 
 def _check_variant(

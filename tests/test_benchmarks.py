@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+from benchmarks import network
 from benchmarks.__main__ import all_cases, choose, run
 from benchmarks.case import Case, Measured, NetworkVariant, Setting, Sizes, Variant
 from benchmarks.memory import peak_bytes, train
@@ -74,14 +75,33 @@ def test_what_differs_or_fails_is_not_measured(setting, tmp_path, capsys):
     """But the rest is, and the exit status tells."""
     good, bad, broken = (case_of(lambda: 1.0, fast) for fast in (lambda: 1.05, lambda: 2.0, fails))
     bad = replace(bad, variants=bad.variants + [replace(good.variants[0], name="other")])
-    builders = {"good": lambda: good, "bad": lambda: bad, "broken": lambda: broken}
+    plain = case_of(fails, lambda: 1.0)
+    builders = {"good": lambda: good, "bad": lambda: bad, "broken": lambda: broken, "plain": lambda: plain}
     assert run(setting, builders, 1, tmp_path / "out.json") == 1
     captured = capsys.readouterr()
     assert "FAILED: bad: fast: Mismatch: differs from the plain baseline by 1, more than 0.1" in captured.err
     assert "FAILED: broken: fast: RuntimeError: no kernel" in captured.err
-    assert captured.out.count("FAILED") == 2
+    assert "FAILED: plain: plain: RuntimeError: no kernel" in captured.err
+    assert captured.out.count("FAILED") == 3
     cases = json.loads((tmp_path / "out.json").read_text())["cases"]
-    assert [list(case["values"]) for case in cases] == [["plain", "fast"], ["plain", "other"], ["plain"]]
+    assert [list(case["values"]) for case in cases] == [["plain", "fast"], ["plain", "other"], ["plain"], []]
+
+
+def test_bf16_detections_come_from_nearly_the_same_boundaries(setting, monkeypatch):
+    """Scores alone would not tell that segments lie elsewhere."""
+    vars(setting)["has_bf16"] = True
+    build = all_cases(setting)["infer-AVEL"]
+    result = run_case("infer", build, CPU, repeats=1)
+    assert not result.failures
+    assert 0 < result.errors["bf16"] < result.tolerances["bf16"]
+
+    def moved(model, ranks, batch, task):
+        prediction = predict(model, ranks, batch, task)
+        return replace(prediction, offsets=1.2 * prediction.offsets) if ranks.precision == "bf16" else prediction
+
+    predict = network.predict
+    monkeypatch.setattr(network, "predict", moved)
+    assert list(run_case("infer", build, CPU, repeats=1).failures) == ["bf16"]
 
 
 def test_nan_is_a_different_result():
