@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from libs.core.configfile import from_tree
-from libs.core.errors import CheckpointError, ConfigError, MediaError, UserError
+from libs.core.errors import CheckpointError, ConfigError, DataError, MediaError, UserError
 from libs.core.types import Event
 from libs.inference.localizer import Localizer, _pieces
 from libs.media.encoders import make_encoder
@@ -239,9 +239,21 @@ def test_features_that_are_not_the_networks(tmp_path, clip, run_script):
     assert "features of hf:x, the checkpoint was trained on those of builtin" in err
     note.write_text(note.read_text().replace("hf:x", "builtin"))
     for path in features.glob("*audio.npy"):
+        sound = np.load(path)
+        np.save(path, np.where(np.arange(len(sound))[:, None] == 1, np.nan, sound))
+        status, err = refused("--encoder", "builtin")
+        assert (status, "ä clip has features that are NaN or infinite" in err) == (1, True)
         np.save(path, np.zeros((3, BUILTIN.audio_dim)))
     status, err = refused()
     assert (status, "extract them again" in err) == (1, True)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite(tmp_path, value):
+    features = [np.zeros((40, dim), np.float32) for dim in (BUILTIN.visual_dim, BUILTIN.audio_dim)]
+    features[1][3, 0] = value
+    with pytest.raises(DataError, match="NaN or infinite"):
+        Localizer.from_checkpoint(save_checkpoint(tmp_path), device="cpu").localize_features(*features, 4, 11.0)
 
 
 def test_two_videos_whose_files_would_have_one_name(tmp_path, run_script):

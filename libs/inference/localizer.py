@@ -14,7 +14,7 @@ from torch import Tensor
 
 from libs.core.config import ModelConfig, TaskSpec
 from libs.core.configfile import from_tree
-from libs.core.errors import CheckpointError, ConfigError
+from libs.core.errors import CheckpointError, ConfigError, DataError
 from libs.core.types import Clip, Event
 from libs.datasets.clips import resize
 from libs.datasets.loaders import collate
@@ -141,12 +141,15 @@ class Localizer:
     ) -> list[Event]:
         """The events of features (T, Dv) and (T, Da), windows `stride` frames apart, of a video of `duration` seconds.
 
-        Raises ConfigError where the widths are not the network's, or a task's windows are not every n-th of these.
+        Raises ConfigError where the widths are not the network's, or a task's windows are not every n-th of these;
+        DataError where they are not finite.
         """
         config = self.model.config
         found, expected = (visual.shape[1], audio.shape[1]), (config.input_dim_visual, config.input_dim_audio)
         if found != expected:
             raise ConfigError(f"features of {found} numbers, the network takes {expected}; extract with its encoder")
+        if not (np.isfinite(visual).all() and np.isfinite(audio).all()):
+            raise DataError("features that are NaN or infinite; extract them again")
         for task in self.tasks:
             if task.dataset.feat_stride % stride:
                 raise ConfigError(

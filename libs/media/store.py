@@ -105,7 +105,7 @@ class FeatureStore:
         return sorted(names)
 
     def read(self, name: str) -> Stored:
-        """Raises UserError where a video's features are missing, damaged, or differ in length."""
+        """Raises UserError where a video's features are missing, damaged, not finite, or differ in length."""
         if self.place.suffix in PACK_SUFFIXES:
             if name not in _packed(self.place):
                 raise UserError(f"{self.place}: no features of {name}; extract them")
@@ -116,6 +116,8 @@ class FeatureStore:
             visual, audio = (read_array(path, "features (T, width)") for path in paths)
         if visual.ndim != 2 or audio.ndim != 2 or len(visual) != len(audio) or len(visual) == 0:
             raise UserError(f"{self.place}: {name} has features {visual.shape} and {audio.shape}; extract them again")
+        if not (np.isfinite(visual).all() and np.isfinite(audio).all()):
+            raise UserError(f"{self.place}: {name} has features that are NaN or infinite; extract them again")
         return Stored(visual, audio, int(self.made_by.stride))
 
 
