@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -283,6 +285,39 @@ def test_a_full_disk_while_packing(tiny, run_script):
     with h5py.File(pack) as packed:
         stored = sum(array.nbytes for group in packed.values() for array in group.values())
     assert stored < pack.stat().st_size < 1.5 * stored + 16_384  # what was taken too much is given back
+
+
+def test_two_processes_that_pack_the_same(tiny, run_script):
+    """The second touches nothing."""
+    part = tiny / "pack.h5.part"
+    code = "import h5py, sys; f = h5py.File(sys.argv[1], 'w'); f['visual/x'] = 1; f.flush(); print(); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, str(part)], **pipes) as other:
+        other.stdout.readline()
+        before = part.read_bytes()
+        status, _, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", tiny / "pack.h5")
+        assert_one_line(status, err, f"{part}: another process is packing here")
+        assert part.read_bytes() == before
+        other.communicate(b"\n")
+    # That was no pack of these features, and is begun again.
+    assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", tiny / "pack.h5")[0] == 0
+    with h5py.File(tiny / "pack.h5") as packed:
+        assert len(packed["visual"]) == 25
+        assert "x" not in packed["visual"]
+
+
+def test_a_damaged_unfinished_pack(tiny, run_script, monkeypatch):
+    pack = tiny / "pack.h5"
+    part = tiny / "pack.h5.part"
+    part.write_bytes(b"no HDF5")
+    assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)[0] == 0
+
+    def broken(*_):
+        raise RuntimeError("Unable to synchronously check link existence")
+
+    monkeypatch.setattr("h5py.Group.require_group", broken)
+    status, _, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)
+    assert_one_line(status, err, f"{part}: damaged (Unable to", "remove it and call again")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def _reading(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as pack:
             yield pack
     except (OSError, KeyError) as error:
-        raise UserError(f"{path}: not a readable HDF5 pack ({error}); choose another --out") from None
+        raise UserError(f"{path}: not a readable HDF5 pack ({error}); remove it and make it again") from None
 
 
 class Stored(NamedTuple):
