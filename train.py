@@ -80,6 +80,8 @@ def choose_folder(args: argparse.Namespace, config: Config) -> tuple[Path, Path 
         raise ConfigError("--output, --resume and --init-from need a value; leave them out otherwise")
     if args.init_from and args.resume not in (None, "auto"):
         raise ConfigError("--init-from begins a run, --resume goes on with one; give one of them")
+    if args.profile and args.resume:
+        raise ConfigError("--profile looks at the first steps of a run, which it does not train; leave --resume out")
     name = args.output or time.strftime("%Y-%m-%d_%H-%M-%S")
     folder, resume = Path(config.run.output_folder) / f"{Path(args.config).stem}_{name}", None
     if args.resume == "auto":
@@ -90,7 +92,8 @@ def choose_folder(args: argparse.Namespace, config: Config) -> tuple[Path, Path 
         path = Path(args.resume)
         resume = path / LAST if (path / LAST).is_file() else find_checkpoint(path)
         folder = folder if args.output else resume.parent
-    if (folder / LAST).exists() and (resume is None or resume.parent.resolve() != folder.resolve()):
+    goes_on = resume is not None and resume.parent.resolve() == folder.resolve()
+    if (folder / LAST).exists() and not goes_on and not args.profile:
         raise CheckpointError(f"{folder}: already holds a run; go on with --resume auto or choose another --output")
     return folder, resume
 
@@ -186,7 +189,8 @@ def main() -> None:
     with start_ranks(args.local_rank, config.run.precision) as ranks:
         folder, resume = ranks.agree(lambda: choose_folder(args, config), first_only=True)
         checkpoint = ranks.agree(lambda: load_resumable(resume)) if resume else None
-        if checkpoint and checkpoint["epoch"] >= config.opt.total_epochs:
+        finished = checkpoint and checkpoint["epoch"] >= config.opt.total_epochs
+        if finished and (folder / "metrics.json").exists():
             if ranks.is_first:
                 print(f"{resume}: has finished epoch {checkpoint['epoch']} of {config.opt.total_epochs}; nothing to do")
             return
@@ -199,11 +203,12 @@ def main() -> None:
         if args.profile:
             table = profile_steps(trainer, args.profile)
             if ranks.is_first:
-                print(table)
+                print(f"{table}\n{args.profile / 'trace.json'}: for chrome://tracing or ui.perfetto.dev")
             return
         network = ranks.agree(lambda: announce(trainer, folder, resumed=resume is not None), first_only=True)
         log = RunLog(folder if ranks.is_first else None, trainer.step)
 
+        metrics = evaluate(trainer, val_sets, log) if finished else {}  # interrupted while its last scores were made
         while trainer.epoch < config.opt.total_epochs:
             trainer.train_epoch(log)
             is_last, is_best = trainer.epoch == config.opt.total_epochs, False

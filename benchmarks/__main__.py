@@ -15,10 +15,10 @@ from benchmarks import data, evaluation, media, memory, network, nms
 from benchmarks.case import Case, Setting
 from benchmarks.machine import describe, matmul_rates, slug
 from benchmarks.report import as_tree, head, loader_note, table
-from benchmarks.runner import Result, run_cases
+from benchmarks.runner import run_cases
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError, exit_on_user_error
-from libs.core.files import write_json
+from libs.core.files import make_folder, write_json
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs/multi_task_anet_unav_dcase.yaml"
 FOLDER = Path("build/benchmarks")  # not under version control
@@ -40,23 +40,32 @@ def choose(builders: dict[str, Callable[[], Case]], only: list[str] | None) -> d
     return {name: build for name, build in builders.items() if only is None or name.startswith(tuple(only))}
 
 
-def run(setting: Setting, builders: dict[str, Callable[[], Case]], repeats: int | None, out: Path | None) -> int:
-    """Measure, print the table, write the JSON. Returns the exit status: 1 if results differ or a case fails."""
-    about, rates = describe(setting), matmul_rates(setting)
-    out = out or FOLDER / f"{slug(about)}.json"
+def positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("expected 1 or more")
+    return number
+
+
+def run(setting: Setting, builders: dict[str, Callable[[], Case]], repeats: int | None, out: Path) -> int:
+    """Measure, print the table, write the JSON, what there is of them also when interrupted. Returns the exit status: 1
+    if results differ or a case fails. Raises UserError where the JSON cannot be written."""
+    if out.is_dir():
+        raise ConfigError(f"{out}: is a folder; name a file to write the JSON to")
+    make_folder(out.parent)
+    about, rates, results = describe(setting), matmul_rates(setting), []
     print(head(about, rates), flush=True)
 
-    def notes(results: list[Result]) -> list[str]:
+    def notes() -> list[str]:
         return setting.left_out + loader_note(results, setting.config.tasks)
 
-    def write(results: list[Result]) -> None:  # after each case, so that what was measured survives
-        write_json(out, as_tree(results, about, rates, notes(results)))
-
-    results = run_cases(builders, setting.device, repeats, after_each=write)
-    print(f"\n{table(results, published=not setting.on_gpu)}\n")
-    for note in notes(results):
-        print(note)
-    print(f"written to {out}")
+    try:
+        for result in run_cases(builders, setting.device, repeats):
+            results.append(result)
+            write_json(out, as_tree(results, about, rates, notes()))
+    finally:
+        if results:
+            print(f"\n{table(results, published=not setting.on_gpu)}\n")
+            print(*notes(), f"written to {out}", sep="\n")
     failures = [f"{result.name}: {failure}" for result in results for failure in result.failures.values()]
     for failure in failures:
         print(f"FAILED: {failure}", file=sys.stderr)
@@ -69,8 +78,8 @@ def main() -> None:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose names begin with one of these")
-    parser.add_argument("--json", type=Path, metavar="OUT", help=f"default: {FOLDER}/<CPU or GPU>.json")
-    parser.add_argument("--repeats", type=int, metavar="N", help="default: as a case's cost allows")
+    parser.add_argument("--json", type=Path, metavar="OUT", help=f"default: {FOLDER}/<CPU or GPU>[-NAMES].json")
+    parser.add_argument("--repeats", type=positive, metavar="N", help="default: as a case's cost allows")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--compile",
@@ -79,13 +88,18 @@ def main() -> None:
         help="measure the network compiled in these ways too; default: cuda_graphs on a GPU, none on a CPU",
     )
     args = parser.parse_args()
+    if "cuda_graphs" in (args.compile or ()) and args.device != "cuda":
+        raise ConfigError("--compile cuda_graphs: needs a GPU")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: PyTorch finds no GPU; leave it out to measure the CPU")
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False  # "float32" means it, also of the plain baseline's convolutions
     compiled = args.compile if args.compile is not None else ["cuda_graphs"] if args.device == "cuda" else []
     setting = Setting(load_config(CONFIG, []), torch.device(args.device), compiled=tuple(compiled))
-    sys.exit(run(setting, choose(all_cases(setting), args.only), args.repeats, args.json))
+    builders = choose(all_cases(setting), args.only)
+    # What measures some cases leaves the file of all of them alone.
+    out = args.json or FOLDER / f"{'-'.join([slug(describe(setting)), *(args.only or [])])}.json"
+    sys.exit(run(setting, builders, args.repeats, out))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,17 +158,12 @@ def release_memory() -> None:
 
 
 def run_cases(
-    builders: dict[str, Callable[[], Case]],
-    device: torch.device,
-    repeats: int | None = None,
-    after_each: Callable[[list[Result]], None] = lambda results: None,
-) -> list[Result]:
+    builders: dict[str, Callable[[], Case]], device: torch.device, repeats: int | None = None
+) -> Iterator[Result]:
     """All cases, one after the other, with progress and failures on stderr."""
-    results = []
     for name, build in builders.items():
         began = time.perf_counter()
         print(f"{name} …", file=sys.stderr, flush=True)
-        results.append(run_case(name, build, device, repeats))
+        result = run_case(name, build, device, repeats)
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-        after_each(results)
-    return results
+        yield result

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import network
-from benchmarks.__main__ import all_cases, choose, run
+from benchmarks.__main__ import all_cases, choose, main, run
 from benchmarks.case import Case, Measured, NetworkVariant, Setting, Sizes, Variant
 from benchmarks.memory import peak_bytes, train
 from benchmarks.runner import run_case
@@ -116,6 +116,40 @@ def test_measured_values_and_gains():
         assert result.values == {"plain": [2.0] * 3, "fast": [8.0] * 3}
         assert result.gain("fast", result.median("plain")) == gain
     assert closed == [True, True]
+
+
+def test_what_was_measured_before_an_interruption_is_kept(setting, tmp_path, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    builders = {"good": lambda: case_of(lambda: 1.0, lambda: 1.0), "never": interrupted}
+    with pytest.raises(KeyboardInterrupt):
+        run(setting, builders, 1, tmp_path / "out.json")
+    assert f"written to {tmp_path / 'out.json'}" in capsys.readouterr().out
+    assert [case["name"] for case in json.loads((tmp_path / "out.json").read_text())["cases"]] == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--only", "nothing"], "--only nothing: no such case"),
+        (["--compile", "cuda_graphs", "--device", "cpu"], "--compile cuda_graphs: needs a GPU"),
+        (["--only", "nms-1", "--json", "."], ".: is a folder"),
+        (["--repeats", "0"], "expected 1 or more"),
+        (["--repeats", "many"], "invalid"),
+        pytest.param(
+            ["--device", "cuda"],
+            "PyTorch finds no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU"),
+        ),
+    ],
+)
+def test_options_that_do_not_fit(monkeypatch, capsys, options, said):
+    monkeypatch.setattr("sys.argv", ["benchmarks", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_choice(setting):

@@ -14,6 +14,7 @@ from libs.datasets.clips import ClipDataset, crop
 from libs.datasets.features import Hdf5Pack, NpyFolder
 from libs.datasets.loaders import EvalBatches, TrainBatches, TrainStream, collate, make_dataset, make_source
 from libs.datasets.planted import PlantedSource
+from libs.media.store import read_made_by
 from tests.conftest import tiny_tree
 
 DIMS = (12, 10)
@@ -75,12 +76,14 @@ def test_an_interrupted_pack_is_continued(tiny, run_script, monkeypatch):
             raise KeyboardInterrupt
         return load(self, video)
 
-    pack = tiny / "pack.h5"
+    pack, note = tiny / "pack.h5", {"encoder": "builtin", "prefix": "v_", "stride": 4}
+    (tiny / "avel/av_features/encoder.json").write_text(json.dumps(note))
     monkeypatch.setattr(features.NpyFolder, "load", interrupted)
     assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)[0] == 130
     assert not pack.exists()
     assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)[0] == 0
     assert len(loaded) == 25 + 1  # 25 videos, one of them twice
+    assert read_made_by(pack) == {**note, "prefix": "", "made_of": f"TASK2 {tiny / 'avel/av_features'} float16"}
     _, task, annotations = open_task(tiny)
     source = Hdf5Pack(pack, DIMS)
     for video in annotations.videos:

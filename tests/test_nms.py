@@ -180,12 +180,33 @@ def test_more_than_2_to_the_31_bytes(kernel):
         ((2, 3), [0, 2]),
         ((2, 2), []),
         ((2, 2), [[2, 0]]),
+        ((2, 2), [[0, 2], [2, 4]]),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(kernel, segments, splits):
     splits = torch.tensor(splits, dtype=torch.int64)
     given = (torch.zeros(segments), torch.ones(2), torch.zeros(2, dtype=torch.int64), splits)
     with pytest.raises(ValueError, match="expected"):
+        kernel(*given, "soft", 0.7, 0.4, 0.001, 3)
+
+
+@pytest.mark.parametrize("kernel", OPERATORS)
+@pytest.mark.parametrize(
+    ("column", "change", "said"),
+    [
+        (1, lambda x: x[:, None], "scores"),
+        (2, lambda x: x[:, None], "groups"),
+        (0, torch.Tensor.double, "float32"),
+        (1, torch.Tensor.half, "float32"),
+        (2, torch.Tensor.int, "int64"),
+        (2, torch.Tensor.bool, "int64"),
+        (3, torch.Tensor.int, "int64"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(kernel, column, change, said):
+    given = [torch.rand(4, 2), torch.rand(4), torch.zeros(4, dtype=torch.int64), torch.tensor([0, 4])]
+    given[column] = change(given[column])
+    with pytest.raises(ValueError, match=f"expected .*{said}"):
         kernel(*given, "soft", 0.7, 0.4, 0.001, 3)
 
 

@@ -138,6 +138,18 @@ def test_resume_when_done_says_so_and_does_nothing(tiny, trained, run_script):
     assert before == {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
 
 
+def test_the_last_evaluation_is_made_up_for(tiny, trained, run_script):
+    """Of a run that was interrupted after its last epoch."""
+    run, _ = trained
+    results, weights = (run / "metrics.json").read_text(), (run / "last.pth.tar").read_bytes()
+    (run / "metrics.json").unlink()
+    status, out, err = run_script("train.py", tiny / "tiny.yaml", "--output", "whole", "--resume", "auto")
+    assert status == 0, err
+    assert "resumes after epoch 3" in out
+    assert (run / "metrics.json").read_text() == results
+    assert (run / "last.pth.tar").read_bytes() == weights
+
+
 def test_no_run_is_overwritten(tiny, trained, run_script):
     status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "whole")
     assert status == 2
@@ -253,6 +265,7 @@ def test_the_test_split_watched_is_warned_of(tiny, run_script):
 def test_profile_trains_nothing(tiny, run_script):
     status, out, err = run_script("train.py", tiny / "tiny.yaml", "--profile", tiny / "profile")
     assert status == 0, err
+    assert str(tiny / "profile/trace.json") in out
     assert "aten::" in out
     assert json.loads((tiny / "profile/trace.json").read_text())["traceEvents"]
     assert {path.name for path in (tiny / "profile").iterdir()} == {"trace.json"}

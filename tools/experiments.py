@@ -67,7 +67,7 @@ class Run:
     folder: Path
     config: Config
     tasks: dict[str, TaskName]  # by key
-    options: tuple[str, ...]  # of train.py and eval.py
+    options: tuple[str, ...]  # of train.py
 
     @property
     def metrics(self) -> Path:
@@ -75,11 +75,9 @@ class Run:
 
     @property
     def job(self) -> Job:
-        """Training; and evaluation of the last epoch, where a run was interrupted between that and metrics.json."""
-        train = ("train.py", self.path, "--output", f"seed{self.seed}", "--resume", "auto")
-        evaluate = ("eval.py", self.path, str(self.folder / LAST))
-        commands = ((sys.executable, str(ROOT / script), *rest, *self.options) for script, *rest in (train, evaluate))
-        return Job(f"{self.name}, seed {self.seed}", tuple(commands), self.folder / "train.log", self.metrics.exists)
+        arguments = (self.path, "--output", f"seed{self.seed}", "--resume", "auto", *self.options)
+        command = (sys.executable, str(ROOT / "train.py"), *arguments)
+        return Job(f"{self.name}, seed {self.seed}", command, self.folder / "train.log", self.metrics.exists)
 
     def read(self) -> Finished:
         """Raises DataError if metrics.json is not of this run's tasks and last epoch."""

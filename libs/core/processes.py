@@ -14,16 +14,16 @@ from libs.core.errors import ConfigError
 from libs.core.files import write_json
 
 POLL_S, STOP_S = 0.2, 15  # seconds between two looks at the jobs; for an interrupted one to end by itself
-LONGEST_ERROR = 300  # characters
+LONGEST_ERROR = 800  # characters
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Commands of which each is run, after the one before it, until one of them fails or `is_done` says yes."""
+    """A command, and what says whether it did what it should."""
 
     name: str
-    commands: tuple[tuple[str, ...], ...]
-    log: Path  # what they print is added here
+    command: tuple[str, ...]
+    log: Path  # what it prints is added here
     is_done: Callable[[], bool]
 
     @property
@@ -36,26 +36,22 @@ class Child:
     """A job at work. Its files `lock` (a descriptor) and log stay open as long as it lives."""
 
     def __init__(self, job: Job, environment: dict[str, str], lock: int):
-        self.job, self.environment, self.lock = job, environment, lock
+        self.job = job
         self.minutes_before, self.since = _minutes_before(job), time.monotonic()
         job.minutes_file.unlink(missing_ok=True)  # if this process is killed, nobody knows for how long it ran
         job.log.parent.mkdir(parents=True, exist_ok=True)
         self.log = job.log.open("ab")
         self.log_from = self.log.tell()
-        self.left = list(job.commands)
-        self.start_next()
-
-    def start_next(self) -> None:
         # In a session of its own, so that Ctrl-C reaches this process alone, which then ends it in order.
         with interruptible():
             self.process = subprocess.Popen(
-                self.left.pop(0),
+                job.command,
                 stdin=subprocess.DEVNULL,
                 stdout=self.log,
                 stderr=subprocess.STDOUT,
-                env=self.environment,
+                env=environment,
                 start_new_session=True,
-                pass_fds=[self.lock],
+                pass_fds=[lock],
             )
 
     @property
@@ -64,12 +60,7 @@ class Child:
         return (time.monotonic() - self.since) / 60
 
     def has_ended(self) -> bool:
-        """Whether it is over; starts the next command where one ended well and left something to do."""
-        status = self.process.poll()
-        if status == 0 and self.left and not self.job.is_done():
-            self.start_next()
-            return False
-        return status is not None
+        return self.process.poll() is not None
 
     def error(self) -> str | None:
         """Of one that has ended: what went wrong, a line."""

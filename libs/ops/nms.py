@@ -30,17 +30,22 @@ def nms_1d_torch(segments, scores, groups, splits, method, iou_threshold, sigma,
     """The operator in plain PyTorch; same contract as `nms_1d`."""
     if method not in NMS_METHODS:
         raise ValueError(f"NMS method must be soft, soft_linear or hard, got {method}")
+    n, videos = scores.numel(), splits.numel() - 1
+    if scores.dim() != 1 or segments.shape != (n, 2) or groups.shape != scores.shape:
+        raise ValueError("expected segments (N, 2), scores (N,) and groups (N,)")
+    if not segments.dtype == scores.dtype == torch.float32:
+        raise ValueError("expected segments and scores of float32")
+    if not groups.dtype == splits.dtype == torch.int64:
+        raise ValueError("expected groups and splits of int64")
     if not (torch.isfinite(scores).all() and torch.isfinite(segments).all()):
         raise ValueError("a segment or score is NaN or infinite")
-    n, videos, cuts = len(scores), len(splits) - 1, splits.tolist()
-    if segments.shape != (n, 2) or groups.shape != (n,):
-        raise ValueError("expected segments (N, 2), scores (N,) and groups (N,)")
     if max_seg_num < 0:
         raise ValueError(f"expected max_seg_num >= 0, got {max_seg_num}")
     if not float(np.float32(sigma)) > 0:
         raise ValueError(f"expected sigma > 0, got {sigma}")
+    cuts = splits.tolist()
     if splits.dim() != 1 or videos < 0 or cuts != sorted(cuts) or not 0 <= cuts[0] <= cuts[-1] <= n:
-        raise ValueError("expected splits that rise from 0 to N")
+        raise ValueError("expected splits that rise between 0 and N")
     rows = groups.new_zeros((videos, max_seg_num))
     kept = scores.new_zeros((videos, max_seg_num))
     counts = groups.new_zeros(videos)
@@ -136,12 +141,12 @@ def nms_1d(
     """NMS of the segments of several videos, each by itself (method.md §7).
 
     segments (N, 2) and scores (N,) float32, labels (N,) int64; splits (V+1,) int64: video v owns rows
-    splits[v]:splits[v+1]. method "soft" (Gaussian: scores decay by exp(-IoU²/sigma)), "soft_linear" (by 1-IoU from
-    iou_threshold on) or "hard"; multiclass: only segments of one label compete.
+    splits[v]:splits[v+1]; rows of no video are left out. method "soft" (Gaussian: scores decay by exp(-IoU²/sigma)),
+    "soft_linear" (by 1-IoU from iou_threshold on) or "hard"; multiclass: only segments of one label compete.
 
     Returns rows (V, max_seg_num) int64, the picked rows, best first; their decayed scores (V, max_seg_num); and
     counts (V,): how many of a row's entries are picks, the rest being zeros. All on the segments' device, which is
-    waited for once. Raises ValueError on what is not finite, and on shapes and options that do not fit.
+    waited for once. Raises ValueError on what is not finite, and on shapes, types and options that do not fit.
     """
     groups = labels if multiclass else torch.zeros_like(labels)
     options = (method, iou_threshold, sigma, min_score, max_seg_num)

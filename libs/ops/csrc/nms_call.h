@@ -31,8 +31,12 @@ struct NmsCall {
         segments(segments.contiguous()), scores(scores.contiguous()), groups(groups.contiguous()),
         splits(splits.contiguous()) {
     const int64_t n = scores.numel(), videos = splits.numel() - 1;
-    TORCH_CHECK_VALUE(segments.dim() == 2 && segments.size(0) == n && segments.size(1) == 2 && groups.numel() == n,
+    TORCH_CHECK_VALUE(scores.dim() == 1 && segments.sizes() == at::IntArrayRef({n, 2}) && groups.sizes() == scores.sizes(),
                       "expected segments (N, 2), scores (N,) and groups (N,)");
+    TORCH_CHECK_VALUE(segments.dtype() == at::kFloat && scores.dtype() == at::kFloat,
+                      "expected segments and scores of float32");
+    TORCH_CHECK_VALUE(groups.dtype() == at::kLong && splits.dtype() == at::kLong,
+                      "expected groups and splits of int64");
     const at::Device device = scores.device();
     TORCH_CHECK_VALUE(segments.device() == device && groups.device() == device && splits.device() == device,
                       "expected all tensors on one device");
@@ -43,7 +47,7 @@ struct NmsCall {
     const at::Tensor fits = rising & splits.le(n).all();
     const at::Tensor spoiled = (scores - scores).any() | (segments - segments).any();  // NaN where not finite, else 0
     const at::Tensor good = at::stack({fits, spoiled.logical_not()}).cpu();
-    TORCH_CHECK_VALUE(good[0].item<bool>(), "expected splits that rise from 0 to N");
+    TORCH_CHECK_VALUE(good[0].item<bool>(), "expected splits that rise between 0 and N");
     TORCH_CHECK_VALUE(good[1].item<bool>(), "a segment or score is NaN or infinite");
     rows = at::zeros({videos, max_seg_num}, groups.options());
     kept = at::zeros({videos, max_seg_num}, scores.options());
