@@ -195,8 +195,9 @@ def test_leaving_ends_what_is_at_work(tmp_path, monkeypatch, stubborn):
     how = "signal.SIG_IGN" if stubborn else "signal.default_int_handler"
     ready = tmp_path / "job/ready"
     code = (
-        f"import signal, time; signal.signal(signal.SIGINT, {how}); open({str(ready)!r}, 'w')\n"
-        f"try: time.sleep(60)\nexcept KeyboardInterrupt: open({str(tmp_path / 'job/tidied')!r}, 'w')"
+        f"import signal, time; signal.signal(signal.SIGINT, {how})\n"
+        f"try: open({str(ready)!r}, 'w'); time.sleep(60)\n"
+        f"except KeyboardInterrupt: open({str(tmp_path / 'job/tidied')!r}, 'w')"
     )
 
     def leave(job):

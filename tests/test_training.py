@@ -263,7 +263,7 @@ def test_the_test_split_watched_is_warned_of(tiny, run_script):
 
 
 def test_profile_trains_nothing(tiny, run_script):
-    status, out, err = run_script("train.py", tiny / "tiny.yaml", "--profile", tiny / "profile")
+    status, out, err = run_script("train.py", tiny / "tiny.yaml", "--profile", tiny / "profile", "--tasks", "3")
     assert status == 0, err
     assert str(tiny / "profile/trace.json") in out
     assert "aten::" in out
@@ -385,7 +385,7 @@ def test_a_nan_on_one_rank_ends_both(tiny):
 def test_killed_and_resumed(tiny, run_script):
     """A real kill in the middle of an epoch; the finished checkpoint is whole and the resumed run equals another."""
     config = write_yaml(tiny / "long.yaml", {**tiny_tree(tiny), "loader": {"num_workers": 1}})
-    options = ["-o", "opt.num_train_epochs=20"]
+    options = ["-o", "opt.num_train_epochs=8"]
     arguments = [sys.executable, "train.py", str(config), "--output", "killed", *options]
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     last = tiny / "ckpt/long_killed/last.pth.tar"
