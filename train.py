@@ -190,7 +190,7 @@ def main() -> None:
         folder, resume = ranks.agree(lambda: choose_folder(args, config), first_only=True)
         checkpoint = ranks.agree(lambda: load_resumable(resume)) if resume else None
         finished = checkpoint and checkpoint["epoch"] >= config.opt.total_epochs
-        if finished and (folder / "metrics.json").exists():
+        if finished and ranks.agree((folder / "metrics.json").exists, first_only=True):
             if ranks.is_first:
                 print(f"{resume}: has finished epoch {checkpoint['epoch']} of {config.opt.total_epochs}; nothing to do")
             return

@@ -8,6 +8,7 @@ python train.py configs/demo.yaml -o TASK1.dataset.feat_folder=data/demo/TASK1.h
 """
 
 import argparse
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -82,7 +83,8 @@ def reserve(pack: h5py.File, more_bytes: int) -> None:
             os.posix_fallocate(file.fileno(), 0, size + more_bytes)
         except OSError as error:
             file.truncate(size)
-            raise too_full(part, more_bytes, error.strerror) from None
+            if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):  # else the file system cannot reserve
+                raise too_full(part, more_bytes, error.strerror) from None
 
 
 def add_video(pack: h5py.File, video: Video, source: FeatureSource, dtype: str) -> None:
@@ -121,7 +123,8 @@ def pack_videos(
 def made_by(task: TaskSpec) -> dict:
     """What made the features, as extract.py wrote beside them; nothing where nobody did."""
     found = read_made_by(Path(task.dataset.feat_folder)) or {}
-    return {key: "" if key == "prefix" else value for key, value in found.items()}  # names in packs have none
+    # Names in packs have no prefix; what another pack was made of is its own affair.
+    return {key: "" if key == "prefix" else value for key, value in found.items() if key != "made_of"}
 
 
 @exit_on_user_error

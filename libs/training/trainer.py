@@ -1,9 +1,7 @@
 """The training loop: each step visits the tasks in turn (method.md §6)."""
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,7 +24,7 @@ from libs.training.checkpoint import load_weights
 from libs.training.compiling import compile_network
 from libs.training.distributed import Ranks
 from libs.training.ema import EMA
-from libs.training.logs import RunLog
+from libs.training.logs import Meter, Pace, RunLog
 from libs.training.optimizer import lr_factor, make_optimizer, set_lr
 from libs.training.stop_and_go import StopAndGo
 
@@ -60,49 +58,6 @@ class Pending(NamedTuple):
     step: int
     video_ids: tuple[str, ...]
     loss: torch.Tensor
-
-
-class Pace(NamedTuple):
-    """How far an epoch has come at a time, and how much of it was spent waiting for data."""
-
-    videos: int
-    at_s: float
-    waited_s: float
-
-    def since(self, earlier: "Pace") -> tuple[float, float]:
-        """Videos/s, and the share of waiting."""
-        elapsed_s = self.at_s - earlier.at_s
-        return (self.videos - earlier.videos) / elapsed_s, (self.waited_s - earlier.waited_s) / elapsed_s
-
-
-@dataclass
-class Meter:
-    """Sums of a task's losses since they were last read, and of the total ones that were read before."""
-
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    count: int = 0
-    read_total: float = 0.0
-    read_steps: int = 0
-
-    def add(self, losses: Losses, grad_norm: torch.Tensor) -> None:
-        self.count += 1
-        for name, value in (*losses._asdict().items(), ("grad_norm", grad_norm)):
-            self.sums[name] += value.detach()
-
-    def read(self, ranks: Ranks) -> dict[str, float]:
-        """Means, over ranks too; starts again."""
-        means = ranks.mean(torch.stack(list(self.sums.values())).float() / self.count)
-        result = dict(zip(self.sums, means.tolist(), strict=True))
-        self.read_total += result["total"] * self.count
-        self.read_steps += self.count
-        self.sums.clear()
-        self.count = 0
-        return result
-
-    @property
-    def mean_total(self) -> float:
-        """Of all that was read."""
-        return self.read_total / self.read_steps
 
 
 class Trainer:
