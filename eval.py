@@ -7,28 +7,29 @@ python eval.py configs/demo.yaml ckpt/demo_first --metrics all    # with interva
 import argparse
 from pathlib import Path
 
+from libs.core.cli import add_launcher_option, add_override_option, build_parser, exit_on_user_error
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
-from libs.core.errors import CheckpointError, ConfigError, exit_on_user_error
+from libs.core.errors import CheckpointError, ConfigError
 from libs.core.files import make_folder, write_json
 from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.choice import expand
-from libs.evaluation.detection import without_repeats
-from libs.evaluation.metrics import METRICS, Evaluated, compute_metrics, metrics_tree
-from libs.evaluation.metrics_page import Part, choose_for_report, write_report
-from libs.evaluation.report import headline_table, score_rows, score_table, score_tree
+from libs.evaluation.metrics.average_precision import without_repeats
+from libs.evaluation.metrics.compute import METRICS, Evaluated, compute_metrics, metrics_tree
+from libs.evaluation.metrics.selection import expand
+from libs.evaluation.reports.html import Part, choose_for_report, write_report
+from libs.evaluation.reports.tables import headline_table, score_rows, score_table, score_tree
 from libs.evaluation.results import write_results
+from libs.features.provenance import check_provenance
 from libs.modeling.uniav import UniAV
-from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights, refuse_other_network
-from libs.training.distributed import Ranks, start_ranks
-from libs.training.evaluate import EvalSet, detect, score
-from libs.training.made_by import refuse_other_features
-from libs.training.prompts import give_prompts
+from libs.training.checkpoint import check_same_network, find_checkpoint, load_checkpoint, load_weights
+from libs.training.distributed import DistributedContext, init_distributed
+from libs.training.evaluation import EvalSet, run_inference, score
+from libs.training.prompts import set_prompts
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("config", metavar="CONFIG", help="the YAML file the checkpoint was trained with")
     parser.add_argument(
         "checkpoint", metavar="CKPT", type=Path, help="a checkpoint, or a run's folder (best, else last)"
@@ -47,10 +48,8 @@ def parse_args() -> argparse.Namespace:
         "-p", "--print-freq", type=int, default=1, metavar="N", help="batches a step of the progress bar"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where results go (default: beside the checkpoint)")
-    parser.add_argument("--local_rank", "--local-rank", type=int, metavar="N", help="set by launchers")
-    parser.add_argument(
-        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
-    )
+    add_launcher_option(parser)
+    add_override_option(parser)
     args = parser.parse_args()
     if args.metrics is not None and args.saveonly:
         raise ConfigError("--metrics and --saveonly: nothing is scored with --saveonly; leave one of them out")
@@ -58,19 +57,19 @@ def parse_args() -> argparse.Namespace:
 
 
 def open_all(
-    config: Config, tasks: list[TaskSpec], content: dict, path: Path, ranks: Ranks
+    config: Config, tasks: list[TaskSpec], content: dict, path: Path, ctx: DistributedContext
 ) -> tuple[UniAV, list[EvalSet]]:
     """The network with the EMA weights of a checkpoint's `content`, and each task's test split."""
     model = UniAV.from_config(config)
-    refuse_other_network(content, config.model, path)
+    check_same_network(content, config.model, path)
     load_weights(model, content["state_dict_ema"], path)
     eval_sets = []
     for task in tasks:
-        refuse_other_features(task, config.model.encoder)
+        check_provenance(task, config.model.encoder)
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
-        eval_sets.append(EvalSet.open(task, annotations, task.test_split, config, ranks))
-    give_prompts(model, config, eval_sets)
-    return model.to(ranks.device).eval(), eval_sets
+        eval_sets.append(EvalSet.open(task, annotations, task.test_split, config, ctx))
+    set_prompts(model, config, eval_sets)
+    return model.to(ctx.device).eval(), eval_sets
 
 
 def measure(data: EvalSet, detections: Detections, chosen: tuple[str, ...]) -> tuple[dict, Part]:
@@ -102,20 +101,20 @@ def main() -> None:
     if args.topk is not None:
         topk = [f"{task.key}.test_cfg.max_seg_num={args.topk}" for task in tasks]
         tasks = load_config(args.config, [*args.o, *topk]).choose(args.tasks)
-    with start_ranks(args.local_rank, config.run.precision) as ranks:
-        path = ranks.agree(lambda: find_checkpoint(args.checkpoint), first_only=True)
+    with init_distributed(args.local_rank, config.run.precision) as ctx:
+        path = ctx.run_on_first(lambda: find_checkpoint(args.checkpoint))
         folder = args.output or path.parent
-        content = ranks.agree(lambda: load_checkpoint(path))
-        trained = ranks.agree(lambda: only_trained(tasks, args.tasks, content, path))
-        if ranks.is_first and len(trained) < len(tasks):
+        content = ctx.run_on_all(lambda: load_checkpoint(path))
+        trained = ctx.run_on_all(lambda: only_trained(tasks, args.tasks, content, path))
+        if ctx.is_first and len(trained) < len(tasks):
             left = ", ".join(task.key for task in tasks if task not in trained)
             print(f"left out, since the checkpoint was not trained on it: {left}")
-        model, eval_sets = ranks.agree(lambda: open_all(config, trained, content, path, ranks))
-        ranks.agree(lambda: make_folder(folder), first_only=True)
+        model, eval_sets = ctx.run_on_all(lambda: open_all(config, trained, content, path, ctx))
+        ctx.run_on_first(lambda: make_folder(folder))
         metrics, parts = {}, {}
         for data in eval_sets:
-            detections = detect(model, data, ranks, args.print_freq)
-            if not ranks.is_first:
+            detections = run_inference(model, data, ctx, args.print_freq)
+            if not ctx.is_first:
                 continue
             results = folder / f"results_{data.task.key}.json"
             write_results(results, detections, data.annotations.class_names)

@@ -15,19 +15,21 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from joblib import cpu_count
 from tqdm import tqdm
 
-from libs.core.cores import usable_cores
-from libs.core.errors import UserError, exit_on_user_error
-from libs.media.encoders import CHOICES
-from libs.media.many import Outcome, Plan, Worker, any_failed, extract_all, find_videos, my_share
-from libs.media.reading import import_av, shown
-from libs.media.store import SUFFIXES
-from libs.media.windows import STRIDES
+from libs.core.cli import build_parser, exit_on_user_error
+from libs.core.errors import UserError
+from libs.features.provenance import SUFFIXES
+from libs.features.windows import STRIDES
+from libs.media.batch_extraction import Outcome, Plan, Worker, any_failed, extract_all, shard_for_rank
+from libs.media.container import import_av, shown
+from libs.media.encoders.build import CHOICES
+from libs.media.inputs import find_videos
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("videos", nargs="+", metavar="VIDEOS", help="files, folders, globs, lists (@FILE or FILE.txt)")
     parser.add_argument("--encoder", default="builtin", help=f"{CHOICES} (default: builtin)")
     parser.add_argument("--out", required=True, type=Path, help="a folder, or a file that ends in .h5")
@@ -54,12 +56,12 @@ def share_cores(asked: int | None, encoder: str, jobs: int) -> tuple[int, int]:
     """Processes, and the threads of the decoder in each."""
     if asked is not None and asked < 1:
         raise UserError(f"--workers {asked}: expected at least 1")
-    cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    cores = max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     workers = max(1, min(asked or (cores if encoder == "builtin" else 1), jobs))
     return workers, max(1, cores // workers)
 
 
-class Report:
+class ExtractionProgress:
     """The progress bar, and the summary at the end."""
 
     def __init__(self, total: int):
@@ -99,7 +101,7 @@ def main() -> None:
     args = parse_args()
     import_av()  # where it is missing, say so once
     jobs, problems = find_videos(args.videos)
-    jobs = my_share(jobs)
+    jobs = shard_for_rank(jobs)
     plan = Plan(
         args.encoder, args.stride, args.out, args.prefix, tuple(args.suffixes), args.video_stream, args.audio_stream
     )
@@ -107,7 +109,7 @@ def main() -> None:
     left = [job for job in jobs if not worker.store.has(job.name)]
     workers, threads = share_cores(args.workers, args.encoder, len(left))
     worker.plan = replace(plan, threads=threads)
-    report = Report(len(left))
+    report = ExtractionProgress(len(left))
     if os.environ.get("RANK", "0") == "0":
         report.failed += problems
     for outcome in extract_all(left, worker, workers):

@@ -14,21 +14,23 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from libs.core.errors import ConfigError, UserError, exit_on_user_error
+from libs.core.cli import build_parser, exit_on_user_error
+from libs.core.errors import ConfigError, UserError
 from libs.core.files import make_folder
 from libs.core.types import Event
+from libs.features.store import FeatureStore
+from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES, span
 from libs.inference.localizer import Localizer
-from libs.media.many import Job, find_videos, what_failed
-from libs.media.outputs import Summary, safe_name, summary_table, write_outputs
+from libs.inference.outputs import Summary, safe_name, summary_table, write_outputs
+from libs.media.batch_extraction import what_failed
+from libs.media.container import shown
+from libs.media.inputs import VideoInput, find_videos
 from libs.media.probe import probe
-from libs.media.reading import shown
-from libs.media.store import FeatureStore
-from libs.media.windows import FRAME_RATE_HZ, WINDOW_FRAMES, span
-from libs.training.distributed import start_ranks
+from libs.training.distributed import init_distributed
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="files, folders, globs, or @LIST, a file of paths")
     parser.add_argument("--checkpoint", required=True, metavar="CKPT", help="a checkpoint or a run's folder")
     parser.add_argument("--features", type=Path, metavar="IN", help="extract.py's folder or pack, instead of decoding")
@@ -69,14 +71,14 @@ class Found(NamedTuple):
     notes: tuple[str, ...] | list[str] = ()
 
 
-def decode_and_localize(job: Job, localizer: Localizer, args: argparse.Namespace) -> Found:
+def decode_and_localize(job: VideoInput, localizer: Localizer, args: argparse.Namespace) -> Found:
     found = localizer.localize_media(job.path, args.min_score, args.video_stream, args.audio_stream)
     media = found.media
     loudest = abs(media.waveform_peaks).max(axis=1) if len(media.waveform_peaks) else None
     return Found(found.events, media.duration, loudest, media.notes)
 
 
-def localize_stored(job: Job, localizer: Localizer, store: FeatureStore, args: argparse.Namespace) -> Found:
+def localize_stored(job: VideoInput, localizer: Localizer, store: FeatureStore, args: argparse.Namespace) -> Found:
     features = store.read(job.name)
     if job.path is None:
         duration = span(len(features.visual), WINDOW_FRAMES, features.stride) / FRAME_RATE_HZ
@@ -91,9 +93,9 @@ def open_features(args: argparse.Namespace, localizer: Localizer) -> FeatureStor
     if args.features is None:
         return None
     store = FeatureStore(args.features)
-    if store.made_by.encoder != localizer.encoder.name:
+    if store.provenance.encoder != localizer.encoder.name:
         raise UserError(
-            f"{args.features}: features of {store.made_by.encoder}, the checkpoint was trained on those of "
+            f"{args.features}: features of {store.provenance.encoder}, the checkpoint was trained on those of "
             f"{localizer.encoder.name}; extract them with that"
         )
     return store
@@ -106,7 +108,7 @@ class Outputs:
         make_folder(folder)
         self.folder, self.taken = folder, {}
 
-    def write(self, job: Job, found: Found, tasks: dict[str, str]) -> Summary:
+    def write(self, job: VideoInput, found: Found, tasks: dict[str, str]) -> Summary:
         """Raises UserError where another video's files have the name already."""
         name, title = safe_name(job.name), job.path.name if job.path else job.name
         if other := self.taken.get(name):
@@ -120,12 +122,12 @@ class Outputs:
 def main() -> None:
     args = parse_args()
     jobs, failures = find_videos(args.videos) if args.videos else ([], [])
-    with start_ranks(None, "float32"):
+    with init_distributed(None, "float32"):
         localizer = open_localizer(args)
         tasks = {task.key: task.task_type for task in localizer.tasks}
         store = open_features(args, localizer)
         if not args.videos:
-            jobs = [Job(name, None) for name in store.names()]
+            jobs = [VideoInput(name, None) for name in store.names()]
         summaries, outputs = [], Outputs(args.out)
         for job in tqdm(jobs, unit="video", disable=None, leave=False):
             try:

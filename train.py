@@ -11,14 +11,16 @@ from pathlib import Path
 
 import torch
 
+from libs.core.cli import add_launcher_option, add_override_option, build_parser, exit_on_user_error
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
-from libs.core.errors import CheckpointError, ConfigError, exit_on_user_error
+from libs.core.errors import CheckpointError, ConfigError
 from libs.core.files import replacing, write_json
 from libs.datasets.annotations import load_annotations
-from libs.datasets.checks.before_run import pointing_to_checks, refuse_what_trains_wrong
-from libs.datasets.loaders import make_dataset
-from libs.evaluation.report import score_rows, score_table, score_tree
+from libs.datasets.checks.validate import suggest_verify_data, validate_task_data
+from libs.datasets.loaders import build_dataset
+from libs.evaluation.reports.tables import score_rows, score_table, score_tree
+from libs.features.provenance import check_provenance
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import (
     BEST,
@@ -29,18 +31,17 @@ from libs.training.checkpoint import (
     load_resumable,
     save_checkpoint,
 )
-from libs.training.distributed import Ranks, start_ranks
-from libs.training.evaluate import EvalSet, detect, score, seen_classes, without_unseen
+from libs.training.distributed import DistributedContext, init_distributed
+from libs.training.evaluation import EvalSet, run_inference, score, seen_classes, without_unseen
 from libs.training.logs import RunLog
-from libs.training.made_by import refuse_other_features
 from libs.training.profile import profile_steps
-from libs.training.prompts import give_prompts
+from libs.training.prompts import set_prompts
 from libs.training.summary import summarize
 from libs.training.trainer import Trainer
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, see configs/")
     parser.add_argument("--output", metavar="NAME", help="the run's folder is ckpt/<config>_NAME (default: the time)")
     parser.add_argument("--tasks", metavar="1-2-3", help="the tasks to train (default: all of CONFIG)")
@@ -54,10 +55,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("-p", "--print-freq", type=int, metavar="N", help="steps between two lines of metrics.jsonl")
     parser.add_argument("-c", "--ckpt-freq", type=int, metavar="N", help="epochs between two epoch_NNN.pth.tar")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="only profile a few steps; writes DIR/trace.json")
-    parser.add_argument("--local_rank", "--local-rank", type=int, metavar="N", help="set by launchers")
-    parser.add_argument(
-        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
-    )
+    add_launcher_option(parser)
+    add_override_option(parser)
     return parser.parse_args()
 
 
@@ -99,7 +98,7 @@ def choose_folder(args: argparse.Namespace, config: Config) -> tuple[Path, Path 
 
 
 def open_all(
-    config: Config, tasks: list[TaskSpec], checkpoint: dict | None, resume: Path | None, ranks: Ranks
+    config: Config, tasks: list[TaskSpec], checkpoint: dict | None, resume: Path | None, ctx: DistributedContext
 ) -> tuple[Trainer, list[EvalSet], list[EvalSet]]:
     """The trainer, where `checkpoint` left it, and what to evaluate on: val_split, and test_split where it differs."""
     torch.manual_seed(config.run.seed)  # every rank starts from the same weights
@@ -107,30 +106,30 @@ def open_all(
     if config.run.init_from and not checkpoint:
         init_from = find_checkpoint(Path(config.run.init_from))
         loaded = load_fitting(model, load_checkpoint(init_from), config.model, init_from)
-        if ranks.is_first:
+        if ctx.is_first:
             print(loaded)
     datasets, val_sets, test_sets = [], [], []
     for task in tasks:
-        refuse_other_features(task, config.model.encoder)
+        check_provenance(task, config.model.encoder)
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
         videos = annotations.of_splits(task.train_split, task.dataset.max_videos)
         kept, said = without_unseen(videos, seen_classes(task, annotations), annotations, task)
-        if said and ranks.is_first:
+        if said and ctx.is_first:
             print(said)
-        datasets.append(make_dataset(kept, task, config))
-        val_sets.append(EvalSet.open(task, annotations, task.val_split, config, ranks))
+        datasets.append(build_dataset(kept, task, config))
+        val_sets.append(EvalSet.open(task, annotations, task.val_split, config, ctx))
         if task.test_split != task.val_split:
-            test_sets.append(EvalSet.open(task, annotations, task.test_split, config, ranks))
+            test_sets.append(EvalSet.open(task, annotations, task.test_split, config, ctx))
     class_names = {data.task.key: data.class_names for data in val_sets}
     seen = {data.task.key: data.seen for data in val_sets}
-    give_prompts(model, config, val_sets)
+    set_prompts(model, config, val_sets)
     for dataset, data in zip(datasets, val_sets, strict=True):
         opened = [dataset, *(d.batches.dataset for d in val_sets + test_sets if d.task is data.task)]
         table = model.get_buffer(f"prompts_{data.task.key}").numpy() if config.model.reads_prompts else None
-        for odd in refuse_what_trains_wrong(data.task, data.annotations, table, opened):
-            if ranks.is_first:
+        for odd in validate_task_data(data.task, data.annotations, table, opened):
+            if ctx.is_first:
                 print(f"warning: {odd}")
-    trainer = Trainer(config, tasks, model.to(ranks.device), datasets, ranks, class_names, seen)
+    trainer = Trainer(config, tasks, model.to(ctx.device), datasets, ctx, class_names, seen)
     if checkpoint:
         trainer.load_state_dict(checkpoint, resume)
     return trainer, val_sets, test_sets
@@ -140,7 +139,7 @@ def evaluate(trainer: Trainer, eval_sets: list[EvalSet], log: RunLog) -> dict:
     """Average mAP a task by the EMA weights, and the metrics' tree; prints a table a task on rank 0."""
     metrics = {}
     for data in eval_sets:
-        scores = score(detect(trainer.ema.model, data, trainer.ranks), data)
+        scores = score(run_inference(trainer.ema.model, data, trainer.ctx), data)
         key = data.task.key
         tree = score_tree(scores, data.annotations.class_names, data.seen)
         metrics[key] = {"splits": list(data.splits), **tree}
@@ -152,7 +151,7 @@ def evaluate(trainer: Trainer, eval_sets: list[EvalSet], log: RunLog) -> dict:
             average_mAP=scores.average,
             **{"splits": list(data.splits), "tiou": list(scores.tious), "mAP": scores.map.tolist()},
         )
-        if trainer.ranks.is_first:
+        if trainer.ctx.is_first:
             rows = score_rows(f"epoch {trainer.epoch}", scores, data.seen)
             print(score_table(f"mAP, {data.name}", rows), flush=True)
     return metrics
@@ -186,27 +185,27 @@ def main() -> None:
     args = parse_args()
     config = read_config(args)
     tasks = config.choose(None)
-    with start_ranks(args.local_rank, config.run.precision) as ranks:
-        folder, resume = ranks.agree(lambda: choose_folder(args, config), first_only=True)
-        checkpoint = ranks.agree(lambda: load_resumable(resume)) if resume else None
+    with init_distributed(args.local_rank, config.run.precision) as ctx:
+        folder, resume = ctx.run_on_first(lambda: choose_folder(args, config))
+        checkpoint = ctx.run_on_all(lambda: load_resumable(resume)) if resume else None
         finished = checkpoint and checkpoint["epoch"] >= config.opt.total_epochs
-        if finished and ranks.agree((folder / "metrics.json").exists, first_only=True):
-            if ranks.is_first:
+        if finished and ctx.run_on_first((folder / "metrics.json").exists):
+            if ctx.is_first:
                 print(f"{resume}: has finished epoch {checkpoint['epoch']} of {config.opt.total_epochs}; nothing to do")
             return
 
         # Everything a run needs is opened and checked before anything is written.
-        with_advice = pointing_to_checks(args.config, args.tasks, bool(args.o))
-        trainer, val_sets, test_sets = ranks.agree(
-            with_advice(lambda: open_all(config, tasks, checkpoint, resume, ranks))
+        with_advice = suggest_verify_data(args.config, args.tasks, bool(args.o))
+        trainer, val_sets, test_sets = ctx.run_on_all(
+            with_advice(lambda: open_all(config, tasks, checkpoint, resume, ctx))
         )
         if args.profile:
             table = profile_steps(trainer, args.profile)
-            if ranks.is_first:
+            if ctx.is_first:
                 print(f"{table}\n{args.profile / 'trace.json'}: for chrome://tracing or ui.perfetto.dev")
             return
-        network = ranks.agree(lambda: announce(trainer, folder, resumed=resume is not None), first_only=True)
-        log = RunLog(folder if ranks.is_first else None, trainer.step)
+        network = ctx.run_on_first(lambda: announce(trainer, folder, resumed=resume is not None))
+        log = RunLog(folder if ctx.is_first else None, trainer.step)
 
         metrics = evaluate(trainer, val_sets, log) if finished else {}  # interrupted while its last scores were made
         while trainer.epoch < config.opt.total_epochs:
@@ -216,8 +215,8 @@ def main() -> None:
                 metrics = evaluate(trainer, val_sets, log)
                 # A class that is held out says nothing in training, not even through the choice of a checkpoint.
                 watched = {key: tree.get("seen", tree)["average_mAP"] for key, tree in metrics.items()}
-                is_best = trainer.take_scores(watched)
-            if ranks.is_first:
+                is_best = trainer.update_stop_and_go(watched)
+            if ctx.is_first:
                 keep = trainer.epoch % config.run.ckpt_freq == 0 or is_last
                 names = [f"epoch_{trainer.epoch:03d}.pth.tar"] * keep + [BEST] * is_best
                 # LAST at the end: once it is there, the epoch is done.
@@ -225,7 +224,7 @@ def main() -> None:
 
         metrics |= evaluate(trainer, test_sets, log)
         log.close()
-        if ranks.is_first:
+        if ctx.is_first:
             write_json(folder / "metrics.json", {"network": network, **metrics})
             print(f"done; the run is in {folder}")
 

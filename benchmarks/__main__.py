@@ -12,19 +12,20 @@ from pathlib import Path
 import torch
 
 from benchmarks import data, evaluation, media, memory, network, nms
-from benchmarks.case import Case, Setting
+from benchmarks.case import BenchmarkCase, Setting
 from benchmarks.machine import describe, matmul_rates, slug
 from benchmarks.report import as_tree, head, loader_note, table
 from benchmarks.runner import run_cases
+from libs.core.cli import exit_on_user_error
 from libs.core.configfile import load_config
-from libs.core.errors import ConfigError, exit_on_user_error
+from libs.core.errors import ConfigError
 from libs.core.files import make_folder, write_json
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs/multi_task_anet_unav_dcase.yaml"
 FOLDER = Path("build/benchmarks")  # not under version control
 
 
-def all_cases(setting: Setting) -> dict[str, Callable[[], Case]]:
+def all_cases(setting: Setting) -> dict[str, Callable[[], BenchmarkCase]]:
     return {
         name: build
         for part in (network, nms, evaluation, data, memory, media)
@@ -32,7 +33,9 @@ def all_cases(setting: Setting) -> dict[str, Callable[[], Case]]:
     }
 
 
-def choose(builders: dict[str, Callable[[], Case]], only: list[str] | None) -> dict[str, Callable[[], Case]]:
+def choose(
+    builders: dict[str, Callable[[], BenchmarkCase]], only: list[str] | None
+) -> dict[str, Callable[[], BenchmarkCase]]:
     """The cases whose names begin with one of `only`; all for None. Raises ConfigError where one names nothing."""
     for start in only or []:
         if not any(name.startswith(start) for name in builders):
@@ -46,7 +49,7 @@ def positive(text: str) -> int:
     return number
 
 
-def run(setting: Setting, builders: dict[str, Callable[[], Case]], repeats: int | None, out: Path) -> int:
+def run(setting: Setting, builders: dict[str, Callable[[], BenchmarkCase]], repeats: int | None, out: Path) -> int:
     """Measure, print the table, write the JSON, what there is of them also when interrupted. Returns the exit status: 1
     if results differ or a case fails. Raises UserError where the JSON cannot be written."""
     if out.is_dir():

@@ -33,7 +33,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchmarkCase:
     """One line of the report. repeatable: all calls give the same result; else only the first ones are comparable.
 
     unit: s, ms (a call's time divided by `per`) or whatever Measured.value is in; published: the published code's

@@ -10,12 +10,12 @@ import h5py
 import numpy as np
 import torch
 
-from benchmarks.case import Case, Measured, Setting, Variant
-from benchmarks.errors import relative_error
+from benchmarks.case import BenchmarkCase, Measured, Setting, Variant
+from benchmarks.error_measures import relative_error
 from libs.core.config import Config, TaskSpec
 from libs.core.types import MODALITIES, Batch, Clip, Targets, Video
 from libs.datasets.clips import ClipDataset
-from libs.datasets.loaders import TrainStream, collate, make_dataset
+from libs.datasets.loaders import TrainStream, build_dataset, collate
 from libs.modeling.points import make_points, make_targets
 from tests.oracles import point_targets
 from tests.oracles_network import PlainTargets, dense_offsets
@@ -54,7 +54,7 @@ def random_batch(config: Config, task: TaskSpec, videos: int, device: torch.devi
     return collate(items, longest, config.model.coarsest_stride).to(device)
 
 
-def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
+def cases(setting: Setting) -> dict[str, Callable[[], BenchmarkCase]]:
     tasks = list(setting.config.tasks.values())
     aware = next(task for task in tasks if task.dataset.class_aware)
     return {
@@ -63,7 +63,7 @@ def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
     }
 
 
-def targets_case(setting: Setting, task: TaskSpec) -> Case:
+def targets_case(setting: Setting, task: TaskSpec) -> BenchmarkCase:
     batch = random_batch(setting.config, task, task.batch_size, setting.device, cropped=True)
     points, _ = make_points(setting.config.model, batch.mask.shape[1])
     points = points.to(setting.device)
@@ -80,7 +80,9 @@ def targets_case(setting: Setting, task: TaskSpec) -> Case:
 
     fast = partial(make_targets, points, batch.segments, batch.labels, classes, aware)
     title = f"targets a video: {task.task_type} batch {task.batch_size}"
-    return Case(title, "ms", plain, [Variant("float32", fast, error, 1e-5)], PUBLISHED_TARGETS_MS, per=len(batch.clips))
+    return BenchmarkCase(
+        title, "ms", plain, [Variant("float32", fast, error, 1e-5)], PUBLISHED_TARGETS_MS, per=len(batch.clips)
+    )
 
 
 def write_pack(path: Path, task: TaskSpec, count: int, dims: tuple[int, int]) -> list[Video]:
@@ -99,17 +101,17 @@ def write_pack(path: Path, task: TaskSpec, count: int, dims: tuple[int, int]) ->
     return videos
 
 
-def loader_case(setting: Setting, task: TaskSpec) -> Case:
+def loader_case(setting: Setting, task: TaskSpec) -> BenchmarkCase:
     """One epoch of training batches from a cold start. The plain way loads in the main process."""
     folder = tempfile.TemporaryDirectory()
     pack = Path(folder.name) / "pack.h5"
     dims = setting.config.model.input_dim_visual, setting.config.model.input_dim_audio
     videos = write_pack(pack, task, setting.sizes.loader_videos, dims)
     task = task.model_copy(update={"dataset": task.dataset.model_copy(update={"feat_folder": str(pack)})})
-    dataset = make_dataset(videos, task, setting.config)
+    dataset = build_dataset(videos, task, setting.config)
     loader = setting.config.loader
     alone = setting.config.model_copy(update={"loader": loader.model_copy(update={"num_workers": 0})})
-    return Case(
+    return BenchmarkCase(
         f"one epoch of loading: {task.task_type}, {loader.num_workers} workers, float16 HDF5 pack",
         "videos/s",
         partial(epoch_of_loading, dataset, alone, setting.device),

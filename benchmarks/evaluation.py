@@ -7,13 +7,13 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.case import Case, Measured, Setting, Variant
+from benchmarks.case import BenchmarkCase, Measured, Setting, Variant
 from libs.core.config import parse_tious
 from libs.core.types import Detections, Video
-from libs.evaluation.bootstrap import draw
-from libs.evaluation.choice import expand
-from libs.evaluation.detection import DetectionScores, score_detections
-from libs.evaluation.metrics import Evaluated, Settings, compute_metrics
+from libs.evaluation.metrics.average_precision import DetectionScores, score_detections
+from libs.evaluation.metrics.compute import Evaluated, Settings, compute_metrics
+from libs.evaluation.metrics.selection import expand
+from libs.evaluation.reports.experiments import draw
 from tests.oracles import average_precision
 
 PUBLISHED_S = 25.5  # with two processes
@@ -22,7 +22,7 @@ DURATION_S = 120.0
 WRITTEN_OUT = 5  # resamples that the plain way computes, from which its time for all is taken
 
 
-def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
+def cases(setting: Setting) -> dict[str, Callable[[], BenchmarkCase]]:
     return {"map": partial(map_case, setting), "metrics": partial(metrics_case, setting)}
 
 
@@ -62,7 +62,7 @@ def plain_map(found: Detections, videos: list[Video]) -> np.ndarray:
     return np.array([average_precision(rows.get(label, []), truth[label], TIOUS) for label in sorted(truth)])
 
 
-def map_case(setting: Setting) -> Case:
+def map_case(setting: Setting) -> BenchmarkCase:
     sizes, rng = setting.sizes, np.random.default_rng(0)
     videos = ground_truth(sizes.eval_videos, sizes.eval_classes, rng)
     found = guesses(videos, sizes.eval_detections, sizes.eval_classes, rng)
@@ -70,7 +70,7 @@ def map_case(setting: Setting) -> Case:
     def error(expected: np.ndarray, scores: DetectionScores) -> float:
         return float(np.abs(expected - scores.ap).max()) if expected.shape == scores.ap.shape else np.inf
 
-    return Case(
+    return BenchmarkCase(
         f"mAP, {len(found.scores)} detections, {len(videos)} videos, {sizes.eval_classes} classes, {len(TIOUS)} tIoUs",
         "s",
         partial(plain_map, found, videos),
@@ -79,7 +79,7 @@ def map_case(setting: Setting) -> Case:
     )
 
 
-def metrics_case(setting: Setting) -> Case:
+def metrics_case(setting: Setting) -> BenchmarkCase:
     """All metrics but the sound events' own. The plain way has mAP alone, each resample written out and scored."""
     sizes, rng = setting.sizes, np.random.default_rng(0)
     videos = ground_truth(sizes.eval_videos, sizes.eval_classes, rng)
@@ -100,7 +100,7 @@ def metrics_case(setting: Setting) -> Case:
     def error(expected: np.ndarray, samples: np.ndarray) -> float:
         return float(np.abs(expected - samples[: len(expected)]).max())
 
-    return Case(
+    return BenchmarkCase(
         f"{', '.join(names)} with {settings.resamples} resamples, {len(found.scores)} detections, {len(videos)} videos",
         "s",
         plain,

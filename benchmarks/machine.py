@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+from joblib import cpu_count
 
 from benchmarks.case import Setting
-from libs.core.cores import usable_cores
 
 REPEATS = 5
 
@@ -30,7 +30,7 @@ def describe(setting: Setting) -> dict[str, str | int]:
         "commit": commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
-        "cores": usable_cores(),
+        "cores": cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.case import Case, Measured, Setting, Variant
+from benchmarks.case import BenchmarkCase, Measured, Setting, Variant
 from benchmarks.memory import BYTES_PER_GB, ROOT, peak_bytes
 from libs.core.configfile import load_config
+from libs.features.windows import FRAME_RATE_HZ, STRIDES, WindowBatch
 from libs.inference.localizer import Localizer
-from libs.media.encoders import make_encoder
+from libs.media.container import import_av
+from libs.media.encoders.build import build_encoder
 from libs.media.extract import extract
-from libs.media.reading import import_av
-from libs.media.windows import FRAME_RATE_HZ, STRIDES, WindowBatch
 from libs.modeling.uniav import UniAV
 from tools.make_demo_videos import make_scene, write_scene
 
@@ -33,7 +33,7 @@ SOURCE_S = 10.0
 SECONDS_A_MINUTE = 60
 
 
-def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
+def cases(setting: Setting) -> dict[str, Callable[[], BenchmarkCase]]:
     long = LongVideos(setting)
     longer = setting.sizes.media_minutes[1:]
     return {
@@ -87,13 +87,13 @@ def _alone(batch: WindowBatch) -> list[WindowBatch]:
     return [WindowBatch(window, batch.length, batch.hop) for window in batch.windows]
 
 
-def speed_case(setting: Setting) -> Case:
+def speed_case(setting: Setting) -> BenchmarkCase:
     folder = tempfile.TemporaryDirectory()
     source, video = Path(folder.name) / "source.mp4", Path(folder.name) / "video.mp4"
     width, height = setting.sizes.media_size
     write_source(source, (width, height))
     repeat(source, video, setting.sizes.media_seconds)
-    encoder = make_encoder("builtin")
+    encoder = build_encoder("builtin")
 
     def features(encoder) -> Measured:
         began = time.perf_counter()
@@ -104,7 +104,7 @@ def speed_case(setting: Setting) -> Case:
         pairs = ((expected.visual, found.visual), (expected.audio, found.audio))
         return max(float(np.abs(a - b).max()) for a, b in pairs)
 
-    return Case(
+    return BenchmarkCase(
         f"builtin features of H.264/AAC, {width}x{height}, decoding included",
         "x real time",
         partial(features, WindowByWindow(encoder)),
@@ -138,7 +138,7 @@ class LongVideos:
             self.done[minutes] = {**json.loads(done.stdout.splitlines()[-1]), "features": features}
         return self.done[minutes]
 
-    def case(self, minutes: float, what: str) -> Case:
+    def case(self, minutes: float, what: str) -> BenchmarkCase:
         """`minutes` beside what the shortest video leads one to expect: time grows with length, memory hardly."""
         shortest = self.setting.sizes.media_minutes[0]
         times = minutes / shortest
@@ -158,12 +158,14 @@ class LongVideos:
         unit, what_of = {"seconds": ("s", "time"), "gigabytes": ("GB", "peak memory")}[what]
         width, height = self.setting.sizes.long_size
         title = f"localizing {minutes:g} minutes, {width}x{height}: {what_of} (plain: {times:g} x that of {shortest:g})"
-        return Case(title, unit, expected, [Variant("measured", measured, error, 0.0)], once=("plain", "measured"))
+        return BenchmarkCase(
+            title, unit, expected, [Variant("measured", measured, error, 0.0)], once=("plain", "measured")
+        )
 
 
 def localize(video: Path, device: str) -> dict[str, float]:
     """Seconds, and the most memory that the process has used."""
-    config, encoder = load_config(CONFIG), make_encoder("builtin")
+    config, encoder = load_config(CONFIG), build_encoder("builtin")
     torch.manual_seed(0)
     model, tasks = UniAV.from_config(config).to(device).eval(), list(config.tasks.values())
     for task in tasks:

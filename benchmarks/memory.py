@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.case import TOLERANCES, Case, Measured, NetworkVariant, Setting, Variant
+from benchmarks.case import TOLERANCES, BenchmarkCase, Measured, NetworkVariant, Setting, Variant
 from benchmarks.data import random_batch
-from benchmarks.errors import relative_error
+from benchmarks.error_measures import relative_error
 from benchmarks.network import make_plain_training, make_trainer
 from libs.core.configfile import load_config
 
@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 BYTES_PER_GB = 1e9
 
 
-def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
+def cases(setting: Setting) -> dict[str, Callable[[], BenchmarkCase]]:
     return {"memory": partial(memory_case, setting)}
 
 
-def memory_case(setting: Setting) -> Case:
+def memory_case(setting: Setting) -> BenchmarkCase:
     ways = setting.network_variants
     ways.append(NetworkVariant(ways[-1].precision, checkpointing=True))
     variants = [
@@ -33,7 +33,7 @@ def memory_case(setting: Setting) -> Case:
     ]
     where = "GPU memory allocated" if setting.on_gpu else "of the process"
     plain, once = partial(in_child, setting, None), ("plain", *(variant.name for variant in variants))
-    return Case(f"peak memory of training all tasks, {where}", "GB", plain, variants, once=once)
+    return BenchmarkCase(f"peak memory of training all tasks, {where}", "GB", plain, variants, once=once)
 
 
 def _losses_error(expected: list[float], found: list[float]) -> float:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.case import TOLERANCES, Case, NetworkVariant, Setting, Variant
+from benchmarks.case import TOLERANCES, BenchmarkCase, NetworkVariant, Setting, Variant
 from benchmarks.data import NoClips, random_batch
-from benchmarks.errors import detection_error, relative_error, score_error
+from benchmarks.error_measures import detection_error, relative_error, score_error
 from libs.core.config import Config, TaskSpec
 from libs.core.types import Batch, Detections, Prediction
-from libs.modeling.decode import decode
 from libs.modeling.losses import Losses
+from libs.modeling.postprocess import decode
 from libs.modeling.uniav import UniAV
-from libs.training.distributed import Ranks
+from libs.training.distributed import DistributedContext
 from libs.training.optimizer import set_lr
 from libs.training.trainer import Trainer
 from tests.oracles import plain_decode
@@ -33,7 +33,7 @@ DETECTION_TOLERANCES = {"float32": 0.01, "bf16": 0.05}  # scores, and the share 
 LR_FACTOR = 0.01  # of the published learning rate: the same batch again and again must not make the loss explode
 
 
-def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
+def cases(setting: Setting) -> dict[str, Callable[[], BenchmarkCase]]:
     tasks = list(setting.config.tasks.values())
     first = tasks[0]
     builders = {f"train-{task.task_type}": partial(train_case, setting, task) for task in tasks}
@@ -66,9 +66,9 @@ def in_way(config: Config, way: NetworkVariant) -> Config:
 def make_trainer(setting: Setting, way: NetworkVariant) -> Trainer:
     config = in_way(deterministic(setting.config), way)
     tasks = list(config.tasks.values())
-    ranks = Ranks(0, 1, setting.device, way.precision)
+    ctx = DistributedContext(0, 1, setting.device, way.precision)
     model = make_model(config, setting.device).train()
-    trainer = Trainer(config, tasks, model, [NoClips(task) for task in tasks], ranks)
+    trainer = Trainer(config, tasks, model, [NoClips(task) for task in tasks], ctx)
     set_lr(trainer.optimizer, lambda base: LR_FACTOR * base)
     return trainer
 
@@ -80,7 +80,7 @@ def make_plain_training(setting: Setting) -> PlainTraining:
     return plain
 
 
-def train_case(setting: Setting, task: TaskSpec) -> Case:
+def train_case(setting: Setting, task: TaskSpec) -> BenchmarkCase:
     batch = random_batch(setting.config, task, task.batch_size, setting.device, cropped=True)
     plain, first_normalizer = make_plain_training(setting), task.train_cfg.init_loss_norm
 
@@ -104,7 +104,7 @@ def train_case(setting: Setting, task: TaskSpec) -> Case:
 
     title = f"training, forward and backward: {task.task_type} batch {task.batch_size}"
     variants = [variant(way) for way in setting.network_variants]
-    return Case(title, "s", plain_gradients, variants, PUBLISHED_TRAIN_S.get(task.task_type))
+    return BenchmarkCase(title, "s", plain_gradients, variants, PUBLISHED_TRAIN_S.get(task.task_type))
 
 
 def _gradient_error(expected, found) -> float:
@@ -112,7 +112,7 @@ def _gradient_error(expected, found) -> float:
     return max(relative_error(x, y) for x, y in zip(expected, found, strict=True))
 
 
-def step_case(setting: Setting, task: TaskSpec) -> Case:
+def step_case(setting: Setting, task: TaskSpec) -> BenchmarkCase:
     batch = random_batch(setting.config, task, task.batch_size, setting.device, cropped=True)
 
     def step(training: Trainer | PlainTraining):
@@ -127,7 +127,7 @@ def step_case(setting: Setting, task: TaskSpec) -> Case:
 
     title = f"training, whole step (clipping, AdamW, EMA): {task.task_type} batch {task.batch_size}"
     variants = [variant(way) for way in setting.network_variants]
-    return Case(title, "s", partial(step, make_plain_training(setting)), variants, repeatable=False)
+    return BenchmarkCase(title, "s", partial(step, make_plain_training(setting)), variants, repeatable=False)
 
 
 def _step_error(expected, found, lr: float | None) -> float:
@@ -144,13 +144,13 @@ def _step_error(expected, found, lr: float | None) -> float:
 
 
 @torch.inference_mode()
-def predict(model: UniAV, ranks: Ranks, batch: Batch, task: TaskSpec) -> Prediction:
-    with ranks.autocast():
+def predict(model: UniAV, ctx: DistributedContext, batch: Batch, task: TaskSpec) -> Prediction:
+    with ctx.autocast():
         return model(batch, task.key)
 
 
-def detect(model: UniAV, ranks: Ranks, batch: Batch, task: TaskSpec) -> Detections:
-    return decode(predict(model, ranks, batch, task), batch.clips, task)
+def run_inference(model: UniAV, ctx: DistributedContext, batch: Batch, task: TaskSpec) -> Detections:
+    return decode(predict(model, ctx, batch, task), batch.clips, task)
 
 
 @torch.no_grad()
@@ -162,27 +162,27 @@ def plain_detect(model: UniAV, batch: Batch, task: TaskSpec) -> Detections:
     return plain_decode(plain_predict(model, batch, task), batch.clips, task)
 
 
-def infer_case(setting: Setting, task: TaskSpec, videos: int) -> Case:
+def infer_case(setting: Setting, task: TaskSpec, videos: int) -> BenchmarkCase:
     batch = random_batch(setting.config, task, videos, setting.device, cropped=False)
 
     model = make_model(setting.config, setting.device).eval()
 
     def variant(way: NetworkVariant) -> Variant:
-        ranks = Ranks(0, 1, setting.device, way.precision)
+        ctx = DistributedContext(0, 1, setting.device, way.precision)
 
         def rough_error(expected: Detections, found: Detections) -> float:
             """Rounded to 8 bits, segments of nearly equal scores take each other's places in NMS: their scores count,
             and the logits and boundaries that they come from."""
-            pair = plain_predict(model, batch, task), predict(model, ranks, batch, task)
+            pair = plain_predict(model, batch, task), predict(model, ctx, batch, task)
             (logits, offsets), own = ((p.logits, p.offsets) for p in pair)
             errors = (relative_error([x], [y]) for x, y in zip((logits, offsets), own, strict=True))
             return max(score_error(expected, found), *errors)
 
         error = detection_error if way.precision == "float32" else rough_error
-        run = partial(detect, model, ranks, batch, task)
+        run = partial(run_inference, model, ctx, batch, task)
         return Variant(way.name, run, error, DETECTION_TOLERANCES[way.precision], way.warmups)
 
-    return Case(
+    return BenchmarkCase(
         f"inference with detections: {task.task_type} batch {videos}",
         "s",
         partial(plain_detect, model, batch, task),
@@ -191,10 +191,10 @@ def infer_case(setting: Setting, task: TaskSpec, videos: int) -> Case:
     )
 
 
-def decode_case(setting: Setting, task: TaskSpec) -> Case:
+def decode_case(setting: Setting, task: TaskSpec) -> BenchmarkCase:
     batch = random_batch(setting.config, task, task.batch_size, setting.device, cropped=False)
     prediction = plain_predict(make_model(setting.config, setting.device).eval(), batch, task)
-    return Case(
+    return BenchmarkCase(
         f"of which decoding and soft-NMS: {task.task_type}",
         "s",
         partial(plain_decode, prediction, batch.clips, task),

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.case import Case, Setting, Variant
-from benchmarks.errors import nms_error
+from benchmarks.case import BenchmarkCase, Setting, Variant
+from benchmarks.error_measures import nms_error
 from libs.ops.nms import nms_1d
 from tests.oracles import soft_nms_torch
 
@@ -17,7 +17,7 @@ OPTIONS = {"sigma": 0.75, "min_score": 0.001, "max_seg_num": 100}
 TOLERANCE = 1e-3
 
 
-def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
+def cases(setting: Setting) -> dict[str, Callable[[], BenchmarkCase]]:
     many = setting.sizes.infer_videos if setting.on_gpu else setting.sizes.nms_videos
     batch = gpu_case if setting.on_gpu else cpu_case
     return {"nms-1": partial(cpu_case, setting, 1), f"nms-{many}": partial(batch, setting, many)}
@@ -50,9 +50,9 @@ def _title(setting: Setting, videos: int, what: str) -> str:
     return f"soft-NMS, {sizes.nms_segments} segments, {sizes.nms_classes} classes, {videos} video(s), {what}"
 
 
-def cpu_case(setting: Setting, videos: int) -> Case:
+def cpu_case(setting: Setting, videos: int) -> BenchmarkCase:
     given = candidates(setting, videos)
-    return Case(
+    return BenchmarkCase(
         _title(setting, videos, "CPU"),
         "ms",
         partial(plain_nms, *given),
@@ -61,14 +61,14 @@ def cpu_case(setting: Setting, videos: int) -> Case:
     )
 
 
-def gpu_case(setting: Setting, videos: int) -> Case:
+def gpu_case(setting: Setting, videos: int) -> BenchmarkCase:
     """The CUDA kernel against the C++ one, to and from which candidates and picks are copied."""
     given = [column.to(setting.device) for column in candidates(setting, videos)]
 
     def through_the_cpu() -> tuple[Tensor, ...]:
         return tuple(x.to(setting.device) for x in nms_1d(*(column.cpu() for column in given), **OPTIONS))
 
-    return Case(
+    return BenchmarkCase(
         _title(setting, videos, "GPU; plain: C++ on the CPU, with copies"),
         "ms",
         through_the_cpu,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.case import UNITS_PER_S, Case, Measured, Variant
+from benchmarks.case import UNITS_PER_S, BenchmarkCase, Measured, Variant
 
 BUDGET_S = 5.0  # a case's measurements, if the least number of repetitions does not take longer
 FEWEST, MOST = 3, 30  # repetitions
@@ -51,7 +51,7 @@ class Result:
         return own / base if self.more_is_better else base / own
 
 
-def run_case(name: str, build: Callable[[], Case], device: torch.device, repeats: int | None = None) -> Result:
+def run_case(name: str, build: Callable[[], BenchmarkCase], device: torch.device, repeats: int | None = None) -> Result:
     """Build, check, measure and release a case. A way whose results differ, or that fails, is not measured."""
     case = build()
     result = Result(name, case.title, case.unit, case.published, case.more_is_better)
@@ -72,7 +72,7 @@ def run_case(name: str, build: Callable[[], Case], device: torch.device, repeats
     return result
 
 
-def _check(case: Case, result: Result, device: torch.device) -> dict[str, float]:
+def _check(case: BenchmarkCase, result: Result, device: torch.device) -> dict[str, float]:
     """Call all ways, compare results with the plain one's, and note first values, errors and failures.
 
     Returns what a call costs in seconds, of the ways that are to be measured further.
@@ -103,7 +103,7 @@ def _note_failure(result: Result, way: str, error: Exception) -> None:
 
 
 def _check_variant(
-    variant: Variant, expected: Any, case: Case, result: Result, device: torch.device
+    variant: Variant, expected: Any, case: BenchmarkCase, result: Result, device: torch.device
 ) -> tuple[float, float]:
     """Warm up, raising Mismatch if the first result, or a repeatable case's last one, differs. Returns what a call
     costs in seconds, and the first value."""
@@ -128,7 +128,7 @@ def _compare(variant: Variant, expected: Any, found: Any, result: Result) -> Non
         raise Mismatch(f"differs from the plain baseline by {error:.3g}, more than {variant.tolerance:g}; not measured")
 
 
-def _measure(run: Callable[[], Any], case: Case, device: torch.device, calls: int = 1) -> tuple[float, Any]:
+def _measure(run: Callable[[], Any], case: BenchmarkCase, device: torch.device, calls: int = 1) -> tuple[float, Any]:
     """A call's value in the case's unit, the mean of several in a row, and the last one's result."""
     _synchronize(device)
     began = time.perf_counter()
@@ -158,7 +158,7 @@ def release_memory() -> None:
 
 
 def run_cases(
-    builders: dict[str, Callable[[], Case]], device: torch.device, repeats: int | None = None
+    builders: dict[str, Callable[[], BenchmarkCase]], device: torch.device, repeats: int | None = None
 ) -> Iterator[Result]:
     """All cases, one after the other, with progress and failures on stderr."""
     for name, build in builders.items():

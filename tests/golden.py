@@ -21,16 +21,16 @@ from libs.core.configfile import from_tree
 from libs.core.types import MODALITIES, Batch, Clip
 from libs.datasets.annotations import load_annotations
 from libs.datasets.clips import ClipDataset
-from libs.datasets.features import NpyFolder
 from libs.datasets.loaders import collate
-from libs.modeling.decode import decode
+from libs.features.sources import NpyFolder
 from libs.modeling.losses import Criterion
 from libs.modeling.points import make_points, make_targets
+from libs.modeling.postprocess import decode
 from libs.modeling.published import from_published, published_name
 from libs.modeling.uniav import UniAV
 from libs.ops.nms import nms_1d, vote_segments
 from libs.training.ema import EMA
-from libs.training.optimizer import lr_factor, make_optimizer, set_lr
+from libs.training.optimizer import build_optimizer, lr_factor, set_lr
 from libs.training.stop_and_go import StopAndGo
 from tests.oracles_network import dense_offsets
 
@@ -305,7 +305,7 @@ def check_training(folder: Path) -> Iterator[Check]:
     model = small_model(folder, config).train()
     ema = EMA(model, 0.999)
     tasks = list(config.tasks.values())
-    optimizer = make_optimizer(model, config.opt, base_lr=1e-3)
+    optimizer = build_optimizer(model, config.opt, base_lr=1e-3)
     criteria = {task.key: Criterion(task, config.opt.loss_normalizer_momentum) for task in tasks}
     batches = {task.key: read_batch(data, f"{task.key}_", task.key, config) for task in tasks}
     losses, lrs = np.zeros_like(data["losses"]), np.zeros_like(data["lrs"])
@@ -349,7 +349,7 @@ def check_optimizer_groups(folder: Path) -> Iterator[Check]:
     config = small_config(folder).opt
     found = {
         (group["weight_decay"], group["base_lr"], frozenset(names[p] for p in group["params"]))
-        for group in make_optimizer(model, config, base_lr=1e-3).param_groups
+        for group in build_optimizer(model, config, base_lr=1e-3).param_groups
     }
     golden = json.loads((folder / "optimizer_groups.json").read_text())
     expected = {(g["weight_decay"], g["base_lr"], frozenset(g["params"])) for g in golden}

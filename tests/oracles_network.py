@@ -17,7 +17,7 @@ from libs.core.types import Batch, Prediction, Targets
 from libs.modeling.losses import Losses
 from libs.modeling.points import make_points
 from libs.modeling.uniav import UniAV
-from libs.training.optimizer import make_optimizer
+from libs.training.optimizer import build_optimizer
 from tests.oracles import point_targets
 
 Parameters = dict[str, Tensor]
@@ -175,7 +175,7 @@ class PlainTraining:
         """model: in training mode, prompts set."""
         self.model, self.config = model, config
         self.base_lr = min(task.learning_rate for task in model.tasks.values())
-        groups = make_optimizer(model, config.opt, self.base_lr).param_groups
+        groups = build_optimizer(model, config.opt, self.base_lr).param_groups
         groups = [{"lr": g["base_lr"], **{k: g[k] for k in ("params", "weight_decay", "base_lr")}} for g in groups]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, foreach=False, fused=False)
         self.ema = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -15,7 +15,7 @@ from libs.core.prompts import network_prompts
 from libs.modeling.blocks import local_attention
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import load_fitting
-from libs.training.distributed import Ranks
+from libs.training.distributed import DistributedContext
 from libs.training.summary import summarize
 from libs.training.trainer import Trainer
 from tests.conftest import ROOT, tiny_tree, write_yaml
@@ -36,7 +36,9 @@ def make_config(tmp_path, opt=None, **model):
 def make_trainer(config, seed=0) -> Trainer:
     tasks = list(config.tasks.values())
     model = make_model(config, seed).train()
-    return Trainer(config, tasks, model, [NoClips(task) for task in tasks], Ranks(0, 1, torch.device("cpu")))
+    return Trainer(
+        config, tasks, model, [NoClips(task) for task in tasks], DistributedContext(0, 1, torch.device("cpu"))
+    )
 
 
 def events(config, task: str):
@@ -136,7 +138,7 @@ def test_learned_offsets(tmp_path):
     assert torch.equal(table, trainer.ema.model.prompts("TASK2"))
     with torch.no_grad():
         expected = trainer.ema.model(batch, "TASK2").logits
-        trainer.ema.model.fix_prompts("TASK2", table)
+        trainer.ema.model.override_prompts("TASK2", table)
         assert torch.equal(trainer.ema.model(batch, "TASK2").logits, expected)
 
 
@@ -372,7 +374,7 @@ def test_unseen_classes_are_not_trained(tmp_path):
     seen, model, batch = [0, 2], make_model(config), events(config, "TASK1")
     batch = replace(batch, labels=torch.where(batch.labels == 1, 2, batch.labels))
     tasks = list(config.tasks.values())
-    rest = [NoClips(t) for t in tasks], Ranks(0, 1, torch.device("cpu"))
+    rest = [NoClips(t) for t in tasks], DistributedContext(0, 1, torch.device("cpu"))
     held = Trainer(config, tasks, model, *rest, seen={"TASK1": seen})
     found = held.losses_on(task, batch)
     alone = Trainer(config, tasks, model, *rest)

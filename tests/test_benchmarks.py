@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import network
 from benchmarks.__main__ import all_cases, choose, main, run
-from benchmarks.case import Case, Measured, NetworkVariant, Setting, Sizes, Variant
+from benchmarks.case import BenchmarkCase, Measured, NetworkVariant, Setting, Sizes, Variant
 from benchmarks.memory import peak_bytes, train
 from benchmarks.runner import run_case
 from libs.core.configfile import from_tree
@@ -63,8 +63,8 @@ def test_what_the_memory_case_does_in_its_processes(setting):
     assert 0.1 < plain <= fast == pytest.approx(peak_bytes(setting.device) / 1e9, rel=0.05)
 
 
-def case_of(plain, fast, **options) -> Case:
-    return Case("a case", "s", plain, [Variant("fast", fast, lambda x, y: abs(x - y), 0.1)], **options)
+def case_of(plain, fast, **options) -> BenchmarkCase:
+    return BenchmarkCase("a case", "s", plain, [Variant("fast", fast, lambda x, y: abs(x - y), 0.1)], **options)
 
 
 def fails():

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from libs.core.types import Detections, Video
-from libs.evaluation.bootstrap import class_means, draw, interval, p_value, resampled_ap
-from libs.evaluation.detection import GroundTruth, match_detections
-from libs.evaluation.recall import TopRecall
+from libs.evaluation.metrics.average_precision import GroundTruth, match_detections
+from libs.evaluation.metrics.bootstrap import class_means, interval, p_value, resample_weights, resampled_ap
+from libs.evaluation.metrics.recall import RecallAtKx
 
 NOMINAL, TOLERANCE = 0.95, 0.02
 VIDEOS, CLASSES, EACH, DURATION = 100, 4, 6, 100.0
@@ -49,7 +49,7 @@ def test_a_mean_over_videos_is_covered():
     """2,000 simulations of 200 videos with a number each, whose mean over all videos of the world is known."""
     rng = np.random.default_rng(0)
     numbers = rng.beta(2, 5, (2000, 200))
-    weights = draw(200, 300, 1)[:, :-1] / 200
+    weights = resample_weights(200, 300, 1)[:, :-1] / 200
     samples = numbers @ weights.T  # the same resamples for all, which are independent of the numbers
     assert covered(samples[:, 0], samples[:, 1:], 2 / 7) == pytest.approx(NOMINAL, abs=TOLERANCE)
 
@@ -60,8 +60,8 @@ def test_recall_and_map_are_covered():
     tious, recalls, maps = (0.5,), [], []
     for seed in range(500):
         videos, found = simulated(np.random.default_rng(seed))
-        weights = draw(VIDEOS, 250, seed)
-        recalls.append(TopRecall.of(1, found, found.video, GroundTruth.of(videos), tious).resampled(weights)[:, 0])
+        weights = resample_weights(VIDEOS, 250, seed)
+        recalls.append(RecallAtKx.of(1, found, found.video, GroundTruth.of(videos), tious).resampled(weights)[:, 0])
         maps.append(average_map(match_detections(found, videos, tious), weights))
     rates = {}
     for name, numbers in (("recall", np.array(recalls)), ("mAP", np.array(maps))):
@@ -83,7 +83,7 @@ def test_the_paired_test_errs_as_often_as_it_says():
         # The other system's detections of the same kind: its own luck, on the same events.
         noise = np.sort(a.segments + rng.normal(0, 1, a.segments.shape), axis=1)
         other = np.sort(a.segments + rng.normal(0, 1, a.segments.shape), axis=1)
-        weights = draw(VIDEOS, 200, seed)
+        weights = resample_weights(VIDEOS, 200, seed)
         maps = [
             average_map(
                 match_detections(Detections(a.video_ids, a.video, s, a.scores, a.labels), videos, (0.5,)), weights
@@ -98,12 +98,12 @@ def test_the_paired_test_errs_as_often_as_it_says():
 
 
 def test_draws():
-    weights = draw(50, 20, 3)
+    weights = resample_weights(50, 20, 3)
     assert (weights[0] == 1).all()
     assert (weights[:, -1] == 1).all()
     assert (weights[1:, :-1].sum(axis=1) == 50).all()
-    assert (weights == draw(50, 20, 3)).all()
-    assert (weights != draw(50, 20, 4)).any()
+    assert (weights == resample_weights(50, 20, 3)).all()
+    assert (weights != resample_weights(50, 20, 4)).any()
 
 
 def test_interval_is_around_the_value():

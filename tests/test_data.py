@@ -11,10 +11,10 @@ from libs.core.prompts import load_prompts
 from libs.core.types import Clip, Video
 from libs.datasets.annotations import load_annotations
 from libs.datasets.clips import ClipDataset, crop
-from libs.datasets.features import Hdf5Pack, NpyFolder
-from libs.datasets.loaders import EvalBatches, TrainBatches, TrainStream, collate, make_dataset, make_source
-from libs.datasets.planted import PlantedSource
-from libs.media.store import read_made_by
+from libs.datasets.loaders import EvalBatches, TrainBatches, TrainStream, build_dataset, collate
+from libs.features.planted import PlantedSource
+from libs.features.provenance import read_provenance
+from libs.features.sources import Hdf5Pack, NpyFolder, open_features
 from tests.conftest import tiny_tree
 
 DIMS = (12, 10)
@@ -66,7 +66,7 @@ def test_the_three_sources_agree(tiny, run_script, key, dtype, tolerance):
 
 def test_an_interrupted_pack_is_continued(tiny, run_script, monkeypatch):
     """Ctrl-C in the middle: no pack yet; the second call reads only what is missing, and the pack is whole."""
-    from libs.datasets import features
+    from libs.features import sources as features
 
     loaded, load = [], features.NpyFolder.load
 
@@ -83,7 +83,7 @@ def test_an_interrupted_pack_is_continued(tiny, run_script, monkeypatch):
     assert not pack.exists()
     assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)[0] == 0
     assert len(loaded) == 25 + 1  # 25 videos, one of them twice
-    assert read_made_by(pack) == {**note, "prefix": "", "made_of": f"TASK2 {tiny / 'avel/av_features'} float16"}
+    assert read_provenance(pack) == {**note, "prefix": "", "made_of": f"TASK2 {tiny / 'avel/av_features'} float16"}
     _, task, annotations = open_task(tiny)
     source = Hdf5Pack(pack, DIMS)
     for video in annotations.videos:
@@ -95,7 +95,7 @@ def test_an_interrupted_pack_is_continued(tiny, run_script, monkeypatch):
 def test_source_is_named_by_feat_folder(tiny):
     for folder, kind in (("planted", PlantedSource), (str(tiny / "avel/av_features"), NpyFolder)):
         config, task, _ = open_task(tiny, feat_folder=folder)
-        assert isinstance(make_source(task, config), kind)
+        assert isinstance(open_features(task, config), kind)
 
 
 def test_planted_signal_shows_where_the_task_says(tiny):
@@ -188,7 +188,7 @@ def test_crop_without_events_or_without_hope(tiny):
 
 def test_a_crop_follows_from_seed_cycle_and_video(tiny):
     config, task, annotations = open_task(tiny)
-    first, again = (make_dataset(annotations.of_splits(task.train_split), task, config) for _ in range(2))
+    first, again = (build_dataset(annotations.of_splits(task.train_split), task, config) for _ in range(2))
     keys = [(cycle, i) for cycle in range(2) for i in range(5)]
     assert_same_items(items_of(first, keys), items_of(again, list(keys)))
     assert any(
@@ -213,10 +213,10 @@ def test_training_batches():
 
 def test_stream_refuses_what_does_not_fit(tiny):
     config, task, annotations = open_task(tiny)
-    dataset = make_dataset(annotations.of_splits(task.train_split), task, config)
+    dataset = build_dataset(annotations.of_splits(task.train_split), task, config)
     with pytest.raises(ConfigError, match="multiple of their number, 3"):
         TrainStream(dataset, config, rank=0, ranks=3)
-    few = make_dataset(annotations.of_splits(task.train_split)[:3], task, config)
+    few = build_dataset(annotations.of_splits(task.train_split)[:3], task, config)
     with pytest.raises(DataError, match="3 training videos are less than TASK2.batch_size 4"):
         TrainStream(few, config)
 
@@ -225,7 +225,7 @@ def test_stream_refuses_what_does_not_fit(tiny):
 def test_evaluation_sees_every_video_once(tiny, ranks):
     config, task, annotations = open_task(tiny)
     videos = annotations.of_splits(("train", "test"))
-    dataset = make_dataset(videos, task, config)
+    dataset = build_dataset(videos, task, config)
     seen, shapes = [], set()
     for rank in range(ranks):
         for batch in EvalBatches(dataset, config, rank, ranks):
@@ -242,7 +242,7 @@ def test_loader_processes_report_user_errors_in_one_line(tiny):
     tree = tiny_tree(tiny) | {"loader": {"num_workers": 1}}
     config = from_tree(tree)
     task = config.tasks["TASK2"]
-    dataset = make_dataset(load_annotations(task.dataset.json_file).of_splits(task.train_split), task, config)
+    dataset = build_dataset(load_annotations(task.dataset.json_file).of_splits(task.train_split), task, config)
     for path in (tiny / "avel/av_features").glob("*.npy"):  # broken after they had been checked
         path.write_bytes(b"")
     with pytest.raises(DataError) as caught:
@@ -263,7 +263,7 @@ def test_what_lies_beyond_a_resized_video_is_said(tiny):
     video = annotations.of_splits(("train",))[0]
     late = Video(video.video_id, "train", video.duration, None, np.array([[900.0, 950.0]]), np.array([0]))
     with pytest.warns(UserWarning, match=f"video {video.video_id}: all its segments lie beyond its end"):
-        clip, visual, _ = make_dataset([late], task, config)[(0, 0)]
+        clip, visual, _ = build_dataset([late], task, config)[(0, 0)]
     assert len(clip.labels) == 0
 
 
@@ -282,7 +282,7 @@ def test_every_process_opens_a_pack_for_itself(tiny, run_script):
     tree["TASK2"]["dataset"]["feat_folder"] = str(pack)
     config = from_tree(tree)
     task = config.tasks["TASK2"]
-    dataset = make_dataset(load_annotations(task.dataset.json_file).of_splits(("train", "test")), task, config)
+    dataset = build_dataset(load_annotations(task.dataset.json_file).of_splits(("train", "test")), task, config)
     alone = {clip.video_id: visual for clip, visual, _ in (dataset[i] for i in range(len(dataset)))}
     source = dataset.source
     assert source._pid != 0
@@ -363,15 +363,15 @@ def test_lengths_that_differ_a_little_are_cut(tiny):
 def test_annotated_fps_counts_without_a_default(tiny):
     config, task, annotations = open_task(tiny, default_fps=None)
     with pytest.raises(DataError, match="has no fps; give it one or set TASK2.dataset.default_fps"):
-        make_dataset(list(annotations.videos), task, config)
+        build_dataset(list(annotations.videos), task, config)
     video = Video("avel_train_0000", "train", 10.0, 8.0, np.array([[2.0, 4.0]]), np.array([0]))
-    clip, _, _ = make_dataset([video], task, config)[0]
+    clip, _, _ = build_dataset([video], task, config)[0]
     assert torch.allclose(clip.segments, torch.tensor([[(2 * 8 - 8) / 4, (4 * 8 - 8) / 4]]))
 
 
 def test_no_warning_in_ordinary_use(tiny):
     config, task, annotations = open_task(tiny)
-    dataset = make_dataset(annotations.of_splits(task.train_split), task, config)
+    dataset = build_dataset(annotations.of_splits(task.train_split), task, config)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TrainStream(dataset, config).next()

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from libs.core.types import Detections, Video
-from libs.evaluation import detection
 from libs.evaluation.baselines import random_guessing
-from libs.evaluation.detection import score_detections
+from libs.evaluation.metrics import average_precision as detection
+from libs.evaluation.metrics.average_precision import score_detections
 from tests import oracles
 from tests.conftest import NEEDS_SHARED, SHARED
 

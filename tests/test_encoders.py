@@ -12,9 +12,9 @@ import torch
 
 from libs.core.configfile import from_tree, load_config
 from libs.core.errors import UserError
+from libs.features.windows import WINDOW_FRAMES, WINDOW_SAMPLES, WindowBatch
 from libs.inference.localizer import Localizer
-from libs.media.encoders import make_encoder
-from libs.media.windows import WINDOW_FRAMES, WINDOW_SAMPLES, WindowBatch
+from libs.media.encoders.build import build_encoder
 from libs.modeling.uniav import UniAV
 from tests.conftest import tiny_tree
 
@@ -42,7 +42,7 @@ def tone(hz: float) -> WindowBatch:
 
 
 class TestBuiltin:
-    encoder = make_encoder("builtin")
+    encoder = build_encoder("builtin")
 
     @pytest.mark.parametrize("stride", [4, 8])
     def test_a_window_is_a_window_whatever_lies_beside_it(self, stride):
@@ -98,7 +98,7 @@ class TestBuiltin:
 @pytest.mark.parametrize("spec", ["", "resnet", "hf", "hf:", "builtin:x"])
 def test_unknown_encoder(spec):
     with pytest.raises(UserError, match="there is none of that name; choose builtin"):
-        make_encoder(spec)
+        build_encoder(spec)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_unknown_encoder(spec):
 def test_what_is_not_installed(monkeypatch, missing, spec, said):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(UserError, match=said):
-        make_encoder(spec)
+        build_encoder(spec)
 
 
 def test_one_peace(monkeypatch, tmp_path):
@@ -149,7 +149,7 @@ def test_one_peace(monkeypatch, tmp_path):
     library.from_pretrained = lambda name, device, dtype: Model()
     monkeypatch.setitem(sys.modules, "one_peace", types.ModuleType("one_peace"))
     monkeypatch.setitem(sys.modules, "one_peace.models", library)
-    encoder = make_encoder("one-peace")
+    encoder = build_encoder("one-peace")
     sounds = noise(20)
     heard = encoder.encode_audio(sounds)
     assert heard.shape == (20, 1536)
@@ -224,7 +224,7 @@ def _tokenizer(transformers):
 )
 def test_hf(checkpoints, visual, audio, dims):
     names = ",".join(name if name == "builtin" else str(checkpoints / name) for name in (visual, audio))
-    encoder = make_encoder(f"hf:{names}")
+    encoder = build_encoder(f"hf:{names}")
     assert encoder.name == f"hf:{names}"
     assert (encoder.visual_dim, encoder.audio_dim, encoder.text_dim) == dims
     assert encoder.short_side == (64 if visual == "builtin" else 32)
@@ -252,7 +252,7 @@ def test_hf_errors(checkpoints, tmp_path):
         (f"{tmp_path}", "cannot be loaded"),
     ):
         with pytest.raises(UserError, match=said) as caught:
-            make_encoder(f"hf:{names}")
+            build_encoder(f"hf:{names}")
         assert "\n" not in str(caught.value)
 
 
@@ -299,7 +299,7 @@ def test_other_classes_by_text_from_training_on(checkpoints, tiny, run_script, t
 
 def test_learned_context(checkpoints):
     """Vectors that are the placeholder's own give what the sentence does; gradients reach the vectors alone."""
-    encoder = make_encoder(f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}")
+    encoder = build_encoder(f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}")
     names = ["dog barks", "car"]
     embed, width = encoder.context_embedder(names, length=3)
     assert width == 32
@@ -337,9 +337,9 @@ def test_other_classes_after_learned_context(checkpoints, tmp_path):
     name = f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}"
     tree = tiny_tree(tmp_path)
     tree["model"] |= {"prompts": "context", "text_dim": 16, "context_dim": 32, "encoder": name}
-    config, encoder = from_tree(tree), make_encoder(name)
+    config, encoder = from_tree(tree), build_encoder(name)
     model, task = UniAV.from_config(config).eval(), config.tasks["TASK3"]
-    model.fix_prompts("TASK3", torch.nn.functional.normalize(torch.randn(5, 16), dim=1))
+    model.override_prompts("TASK3", torch.nn.functional.normalize(torch.randn(5, 16), dim=1))
     Localizer(model, [task], encoder, {"TASK3": list("abcde")}).set_classes("SED", ["dog barks", "car"])
     embed, _ = encoder.context_embedder(["dog barks", "car"], 4)
     torch.testing.assert_close(model.prompts("TASK3"), embed(model.learned_prompts["TASK3"]).detach())
@@ -355,6 +355,6 @@ def test_an_import_embeds_its_prompts(checkpoints, run_script, tmp_path, monkeyp
     assert status == 0, err
     assert "such as 'A sound event of cat.'" in out
     model = load_config("configs/mine.yaml").model
-    text = make_encoder(encoder).encode_text(["A sound event of cat.", "A sound event of dog."])
+    text = build_encoder(encoder).encode_text(["A sound event of cat.", "A sound event of dog."])
     assert (model.encoder, model.text_dim) == (encoder, text.shape[1])
     assert np.allclose(np.load("data/mine/mine_prompt.npy"), text, atol=1e-6)

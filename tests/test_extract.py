@@ -14,18 +14,19 @@ import pytest
 
 from libs.core.config import DatasetConfig
 from libs.core.types import Video
-from libs.datasets.features import Hdf5Pack, NpyFolder
-from libs.media.encoders import make_encoder
+from libs.features.provenance import SUFFIXES, read_provenance
+from libs.features.sources import Hdf5Pack, NpyFolder
+from libs.media.batch_extraction import Outcome, Plan, Worker, extract_all
+from libs.media.encoders.build import build_encoder
 from libs.media.extract import extract
-from libs.media.many import Job, Outcome, Plan, Worker, extract_all, find_videos
-from libs.media.store import SUFFIXES, read_made_by
+from libs.media.inputs import VideoInput, find_videos
 from tests.conftest import NEEDS_SHARED, ROOT, SHARED
 
 pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
 
 from tests.clips import write_clip  # noqa: E402
 
-BUILTIN = make_encoder("builtin")
+BUILTIN = build_encoder("builtin")
 DIMS = (BUILTIN.visual_dim, BUILTIN.audio_dim)
 
 
@@ -126,8 +127,8 @@ def test_published_layout(clips, tmp_path, run_script):
     made = extract(clips / "a.mp4", BUILTIN, 4)
     for stored, features in zip(load(out, "a", "v_"), (made.visual, made.audio), strict=True):
         assert stored.dtype == np.float16 and np.array_equal(stored, features.astype(np.float16))
-    assert json.loads((out / "encoder.json").read_text()) == read_made_by(out)
-    assert read_made_by(out) == {
+    assert json.loads((out / "encoder.json").read_text()) == read_provenance(out)
+    assert read_provenance(out) == {
         "encoder": "builtin", "visual_dim": DIMS[0], "audio_dim": DIMS[1], "stride": 4, "num_frames": 16, "fps": 16,
         "streams": "best", "prefix": "v_", "visual_suffix": SUFFIXES[0], "audio_suffix": SUFFIXES[1],
     }  # fmt: skip
@@ -154,7 +155,7 @@ def test_pack(clips, tmp_path, run_script):
     assert pack.lengths([video("a"), video("b"), video("ç 音 [1]")]) == [9, 5, 7]
     made = extract(clips / "a.mp4", BUILTIN, 4)
     assert np.array_equal(pack.load(video("a")).visual, made.visual.astype(np.float16))
-    assert read_made_by(out)["encoder"] == "builtin" and read_made_by(out)["stride"] == 4
+    assert read_provenance(out)["encoder"] == "builtin" and read_provenance(out)["stride"] == 4
 
 
 def test_what_is_done_is_not_done_again_and_half_is_not_done(clips, tmp_path, run_script):
@@ -268,7 +269,7 @@ def test_ranks_share_the_work(clips, tmp_path, run_script, monkeypatch):
 
 def test_a_process_that_dies_fails_one_video(tmp_path, monkeypatch):
     """As where a decoder crashes: what was under way is tried again, one by one."""
-    jobs = [Job(name, tmp_path / name) for name in "abcd"]
+    jobs = [VideoInput(name, tmp_path / name) for name in "abcd"]
 
     def in_processes(jobs, plan, workers):
         for job in jobs:
@@ -276,7 +277,7 @@ def test_a_process_that_dies_fails_one_video(tmp_path, monkeypatch):
                 raise BrokenProcessPool
             yield Outcome(job, 1.0)
 
-    monkeypatch.setattr("libs.media.many._in_processes", in_processes)
+    monkeypatch.setattr("libs.media.batch_extraction._in_processes", in_processes)
     outcomes = list(extract_all(jobs, Worker(Plan("builtin", 4, tmp_path / "out", "", SUFFIXES)), workers=2))
     assert [(o.job.name, bool(o.error)) for o in outcomes] == [("a", False), ("b", True), ("c", False), ("d", False)]
 

@@ -11,9 +11,9 @@ from benchmarks.case import NetworkVariant, Setting
 from benchmarks.memory import in_child
 from libs.core.configfile import load_config
 from libs.datasets.annotations import load_annotations
-from libs.datasets.loaders import make_dataset
+from libs.datasets.loaders import build_dataset
 from libs.modeling.uniav import UniAV
-from libs.training.distributed import start_ranks
+from libs.training.distributed import init_distributed
 from libs.training.trainer import Trainer
 from tests.test_training import losses_of
 
@@ -30,7 +30,7 @@ def make_trainer(config, ranks) -> Trainer:
     for task in tasks:
         model.set_prompts(task.key, torch.randn(task.dataset.num_classes, config.model.text_dim))
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
-        datasets.append(make_dataset(annotations.of_splits(task.train_split), task, config))
+        datasets.append(build_dataset(annotations.of_splits(task.train_split), task, config))
     return Trainer(config, tasks, model.to(ranks.device), datasets, ranks)
 
 
@@ -39,7 +39,7 @@ def make_trainer(config, ranks) -> Trainer:
 def test_a_training_step_never_waits_for_the_gpu(tiny, precision, mode):
     """Waiting is an error here; reading the losses afterwards is allowed to."""
     config = load_config(tiny / "tiny.yaml", [*SMALL, f"run.precision={precision}", f"run.compile={mode}"])
-    with start_ranks(None, precision) as ranks:
+    with init_distributed(None, precision) as ranks:
         trainer = make_trainer(config, ranks)
         trainer.model.train()
         meters = trainer.make_meters()
@@ -50,7 +50,7 @@ def test_a_training_step_never_waits_for_the_gpu(tiny, precision, mode):
             trainer.train_step(meters)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        trainer.refuse_non_finite()
+        trainer.check_finite()
 
 
 def test_the_gpu_trains_as_the_cpu_does(tiny, run_script, monkeypatch):

@@ -13,10 +13,11 @@ import yaml
 from libs.core.configfile import load_config
 from libs.core.errors import DataError
 from libs.core.prompts import load_prompts
-from libs.datasets import derive
 from libs.datasets.annotations import load_annotations
-from libs.datasets.splits import lacks, recognise, stratify
-from libs.datasets.tables import read_source
+from libs.datasets.importing import derive
+from libs.datasets.importing.splits import lacks, recognise, stratify
+from libs.datasets.importing.tables import read_source
+from libs.features.windows import num_windows
 from tests.conftest import NEEDS_SHARED, ROOT, SHARED
 
 HEADER = "video,start,end,label"
@@ -400,7 +401,7 @@ def test_the_last_range_gets_the_middles_of_long_events_and_no_more_levels_would
 
 def test_published_numbers_follow_from_data_like_the_published():
     """A minute at most, events up to all of it: max_seq_len 256, six levels, as for UnAV-100."""
-    clips = derive.clip_windows(np.linspace(20, 60, 100), 4, 16, 16)
+    clips = num_windows(np.linspace(20, 60, 100), 4, 16, 16)
     segments = np.linspace(1, 50, 100) * 4
     ranges = derive.regression_ranges(segments).value
     assert ranges == ((0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, 10000))
@@ -417,11 +418,9 @@ def test_max_seq_len():
 
 
 def test_windows_are_those_that_extraction_makes():
-    from libs.media.windows import num_windows
-
     durations = np.random.default_rng(0).uniform(0.1, 100, 500)
     for stride in (4, 8):
-        assert derive.clip_windows(durations, stride, 16, 16).tolist() == [num_windows(d, stride) for d in durations]
+        assert num_windows(durations, stride, 16, 16).tolist() == [num_windows(d, stride) for d in durations]
 
 
 def test_class_aware_where_classes_overlap():

@@ -1,4 +1,4 @@
-"""Imports run one way: core <- ops <- {datasets, modeling, evaluation, media} <- training <- scripts."""
+"""Imports run one way: core <- {ops, features} <- {datasets, modeling, media, evaluation} <- training <- inference <- scripts."""
 
 import ast
 from pathlib import Path
@@ -11,9 +11,10 @@ MIDDLE = {"datasets", "modeling", "evaluation", "media"}
 ALLOWED = {
     "core": {"core"},
     "ops": {"core", "ops"},
-    **{room: {"core", "ops", room} for room in MIDDLE},
-    "training": {"core", "ops", "training", *MIDDLE},
-    "inference": {"core", "ops", "training", "inference", *MIDDLE},
+    "features": {"core", "features"},
+    **{room: {"core", "ops", "features", room} for room in MIDDLE},
+    "training": {"core", "ops", "features", "training", *MIDDLE},
+    "inference": {"core", "ops", "features", "training", "inference", *MIDDLE},
 }
 FILES = sorted(path for path in (ROOT / "libs").rglob("*.py") if path.parent != ROOT / "libs")
 

@@ -13,7 +13,7 @@ from libs.core.configfile import from_tree
 from libs.core.errors import CheckpointError, ConfigError, DataError, MediaError, UserError
 from libs.core.types import Event
 from libs.inference.localizer import Localizer, _pieces
-from libs.media.encoders import make_encoder
+from libs.media.encoders.build import build_encoder
 from libs.modeling.uniav import UniAV
 from tests.conftest import tiny_tree
 
@@ -21,7 +21,7 @@ pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
 
 from tests.clips import write_clip  # noqa: E402
 
-BUILTIN = make_encoder("builtin")
+BUILTIN = build_encoder("builtin")
 
 
 def save_checkpoint(folder, **changes):

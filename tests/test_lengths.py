@@ -5,7 +5,14 @@ import pytest
 
 from libs.core.configfile import from_tree
 from libs.core.types import Video
-from libs.datasets.checks.lengths import TaskLengths, advice, check_learning, draw, histograms, learned_at
+from libs.datasets.checks.lengths import (
+    TaskLengths,
+    check_learning,
+    format_histograms,
+    histograms,
+    learned_at,
+    length_advice,
+)
 from tests.conftest import tiny_tree
 
 
@@ -56,13 +63,13 @@ def test_histograms_count_everything(tiny):
 
 def test_advice(tiny):
     longer = lengths_of(tiny, [20] * 88 + [100] * 12, [[1, 1.8]] * 100)
-    assert advice(longer) == [
+    assert length_advice(longer) == [
         "12 % of training clips are longer than max_seq_len 32: they are cropped; 100 would hold 99 % whole",
         "no training event falls in the range of level 1, 2: levels up to 0 (backbone_arch[2] = 0) would do",
     ]
-    assert "97–128" not in draw(histograms(longer), longer.task)
-    assert "cropped" in draw(histograms(longer), longer.task)
-    assert advice(lengths_of(tiny, [10] * 10, [[0, 0.1]] + [[0, 2.4]] * 9)) == [
+    assert "97–128" not in format_histograms(histograms(longer), longer.task)
+    assert "cropped" in format_histograms(histograms(longer), longer.task)
+    assert length_advice(lengths_of(tiny, [10] * 10, [[0, 0.1]] + [[0, 2.4]] * 9)) == [
         "99 % of training clips have at most 12 windows: max_seq_len 12 would do, it is 32",
         "no training event falls in the range of level 2: levels up to 1 (backbone_arch[2] = 1) would do",
         "no training event falls in the range of level 0, 0 to 4",
@@ -70,7 +77,7 @@ def test_advice(tiny):
         "10 % of training events are learned by no point of any level",
     ]
     resized = lengths_of(tiny, [10, 20, 90], [[0, 2]] * 3, force_upsampling=True)
-    assert advice(resized)[0] == (
+    assert length_advice(resized)[0] == (
         "clips of 10 to 90 windows (half of them up to 20) are all resized to max_seq_len 32; 33 % of them are longer "
         "and lose detail"
     )

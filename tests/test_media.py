@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from libs.core.errors import MediaError
+from libs.features.windows import WINDOW_FRAMES, WINDOW_SAMPLES, batches, num_windows, span
 from libs.media.decode import frames, sound
 from libs.media.probe import probe
-from libs.media.windows import WINDOW_FRAMES, WINDOW_SAMPLES, batches, num_windows, span
 from tests.conftest import NEEDS_SHARED, ROOT, SHARED
 
 pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")

@@ -5,10 +5,10 @@ import pytest
 
 from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.bootstrap import class_means, draw, resampled_ap
-from libs.evaluation.detection import GroundTruth, match_detections, places_of, score_detections
-from libs.evaluation.diagnosis import KINDS, Diagnosis
-from libs.evaluation.recall import Proposals, TopRecall, auc
+from libs.evaluation.metrics.average_precision import GroundTruth, match_detections, places_of, score_detections
+from libs.evaluation.metrics.bootstrap import class_means, resample_weights, resampled_ap
+from libs.evaluation.metrics.diagnosis import KINDS, Diagnosis
+from libs.evaluation.metrics.recall import Proposals, RecallAtKx, auc
 from libs.evaluation.results import read_results
 from tests import oracles_metrics as oracles
 from tests.conftest import NEEDS_SHARED
@@ -20,7 +20,7 @@ NOTHING = Detections.concat([])
 
 def resample(found, videos, seed):
     """Multiplicities of two resamples behind the videos themselves, and each written out."""
-    weights = draw(len(videos), 2, seed)
+    weights = resample_weights(len(videos), 2, seed)
     return weights, [oracles.duplicated(found, videos, row[:-1]) for row in weights]
 
 
@@ -43,7 +43,7 @@ def test_resampled_ap_is_that_of_videos_written_out(seed):
 def test_top_recall(seed, k):
     videos, found = random_case(seed)
     weights, copies = resample(found, videos, seed)
-    fast = TopRecall.of(k, found, places_of(found, videos)[found.video], GroundTruth.of(videos), TIOUS)
+    fast = RecallAtKx.of(k, found, places_of(found, videos)[found.video], GroundTruth.of(videos), TIOUS)
     for row, (detections, copied) in zip(fast.resampled(weights), copies, strict=True):
         rows, truth = oracles.rows_of(detections), oracles.truth_of(copied)
         np.testing.assert_allclose(row, [oracles.top_recall(rows, truth, k, t)[0] for t in TIOUS], atol=1e-12)
@@ -84,7 +84,7 @@ def test_diagnosis(seed, alpha):
     kinds, taken = oracles.diagnose(rows, truth, alpha)
     assert [KINDS[k] for k in fast.kind] == kinds
     assert set(np.flatnonzero(fast.found).tolist()) == taken
-    mended = fast.mended(weights)
+    mended = fast.map_without_error(weights)
     shares = fast.shares(weights)
     for i, (detections, copied) in enumerate(copies):
         rows, truth = oracles.rows_of(detections), oracles.truth_of(copied)
@@ -147,16 +147,16 @@ def test_nothing_found_or_annotated():
     empty = [
         v.__class__(v.video_id, v.subset, v.duration, None, np.empty((0, 2)), np.empty(0, np.int64)) for v in videos
     ]
-    weights = draw(len(videos), 3, 0)
+    weights = resample_weights(len(videos), 3, 0)
     for detections, annotated in ((NOTHING, videos), (found, empty), (NOTHING, empty)):
         fast = Diagnosis.of(detections, annotated, 0.5)
         truth, where = fast.matches.truth, places_of(detections, annotated)[detections.video]
         assert sum(fast.counts().values()) == len(detections.scores)
         assert (resampled_ap(fast.matches, weights)[~np.isnan(resampled_ap(fast.matches, weights))] == 0).all()
-        assert (TopRecall.of(1, detections, where, truth, TIOUS).resampled(weights) == 0).all()
+        assert (RecallAtKx.of(1, detections, where, truth, TIOUS).resampled(weights) == 0).all()
         assert (Proposals.of(detections, where, truth, TIOUS, len(annotated)).resampled(weights) == 0).all()
         assert fast.profile().sum() == 0
-        assert (fast.mended(weights)["all"] == (1 if len(truth.labels) else 0)).all()
+        assert (fast.map_without_error(weights)["all"] == (1 if len(truth.labels) else 0)).all()
 
 
 @NEEDS_SHARED
@@ -168,8 +168,8 @@ def test_real_detections_are_diagnosed_wholly(results, truth):
     fast = Diagnosis.of(found, videos, 0.5)
     assert len(fast.kind) == len(found.scores) == sum(fast.counts().values())
     assert fast.counts()["true_positive"] == fast.found.sum()
-    weights = draw(len(videos), 5, 0)
-    mended = fast.mended(weights)
+    weights = resample_weights(len(videos), 5, 0)
+    mended = fast.map_without_error(weights)
     assert (mended["all"] == 1).all()
     assert mended["as_is"][0] == pytest.approx(score_detections(found, videos, (0.5,)).average, abs=1e-12)
     assert all((mended[kind] >= mended["as_is"] - 1e-12).all() for kind in mended)

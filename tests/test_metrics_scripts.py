@@ -15,13 +15,13 @@ from libs.core.config import parse_tious
 from libs.core.errors import ConfigError
 from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
-from libs.evaluation import choice
-from libs.evaluation import metrics as metrics_module
 from libs.evaluation.baselines import random_guessing
-from libs.evaluation.choice import expand
-from libs.evaluation.detection import GroundTruth, score_detections
-from libs.evaluation.diagnosis import Diagnosis
-from libs.evaluation.metrics import METRICS, Evaluated, Settings, compute_metrics
+from libs.evaluation.metrics import compute as metrics_module
+from libs.evaluation.metrics import selection as choice
+from libs.evaluation.metrics.average_precision import GroundTruth, score_detections
+from libs.evaluation.metrics.compute import METRICS, Evaluated, Settings, compute_metrics
+from libs.evaluation.metrics.diagnosis import Diagnosis
+from libs.evaluation.metrics.selection import expand
 from libs.evaluation.results import read_results, write_results
 from tests.conftest import NEEDS_SHARED
 from tests.test_bad_input import assert_one_line
@@ -42,7 +42,7 @@ class FakeScores:
 
 @pytest.fixture
 def fake_sed(monkeypatch):
-    """Stands for libs.evaluation.sed and the libraries that it needs."""
+    """Stands for libs.evaluation.sound_events.scores and the libraries that it needs."""
     calls = []
 
     def sed_metrics(detections, videos, class_names, *, resamples=1000, seed=0):
@@ -50,9 +50,9 @@ def fake_sed(monkeypatch):
         value = len(calls) / 10
         return FakeScores({"event_f1_macro": (value, 0.0, float("nan"))}, {"event_f1_macro": np.full(resamples, value)})
 
-    module = ModuleType("libs.evaluation.sed")
+    module = ModuleType("libs.evaluation.sound_events.scores")
     module.sed_metrics = sed_metrics
-    monkeypatch.setitem(sys.modules, "libs.evaluation.sed", module)
+    monkeypatch.setitem(sys.modules, "libs.evaluation.sound_events.scores", module)
     monkeypatch.setattr(choice, "find_spec", lambda name: importlib.util.spec_from_loader(name, None))
     return calls
 

@@ -10,14 +10,14 @@ from libs.core.errors import CheckpointError, DataError
 from libs.core.types import Batch, Clip, Prediction, Video
 from libs.datasets.loaders import padded_length
 from libs.modeling.blocks import Block, DropPath
-from libs.modeling.decode import decode, load_external_scores
 from libs.modeling.losses import Criterion
 from libs.modeling.points import make_points, make_targets
+from libs.modeling.postprocess import decode, load_external_scores
 from libs.modeling.published import published_name
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
 from libs.training.compiling import compile_network
-from libs.training.distributed import Ranks
+from libs.training.distributed import DistributedContext
 from tests import oracles
 from tests.conftest import tiny_tree
 from tests.oracles_network import dense_offsets
@@ -89,7 +89,7 @@ def test_bf16_is_near_and_its_outputs_are_float32(config, task):
     normed = []
     for norm in (module for module in model.modules() if isinstance(module, nn.LayerNorm)):
         norm.register_forward_hook(lambda _, given, out: normed.extend([given[0].dtype, out.dtype]))
-    with Ranks(0, 1, torch.device("cpu"), "bf16").autocast():
+    with DistributedContext(0, 1, torch.device("cpu"), "bf16").autocast():
         rough = model(batch, task)
     assert set(normed) == {torch.float32}
     assert rough.logits.dtype == rough.offsets.dtype == torch.float32

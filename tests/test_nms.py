@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from libs.core.types import Prediction
-from libs.modeling.decode import decode
+from libs.modeling.postprocess import decode
 from libs.ops.nms import NMS_METHODS, nms_1d, nms_1d_torch, vote_segments
 from setup import CPU, CUDA, CUDA_ARCHITECTURES, forgiving
 from tests import oracles

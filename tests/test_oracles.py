@@ -9,8 +9,8 @@ import torch
 
 from libs.core.configfile import from_tree
 from libs.core.types import Batch
-from libs.modeling.decode import decode
-from libs.training.distributed import Ranks
+from libs.modeling.postprocess import decode
+from libs.training.distributed import DistributedContext
 from libs.training.optimizer import set_lr
 from libs.training.trainer import Trainer
 from tests import golden, oracles
@@ -133,7 +133,7 @@ def test_training_steps(config, task, loss_weight):
     model = make_model(config).train()
     plain = PlainTraining(copy.deepcopy(model), config)
     tasks = list(config.tasks.values())
-    fast = Trainer(config, tasks, model, [NoClips(t) for t in tasks], Ranks(0, 1, torch.device("cpu")))
+    fast = Trainer(config, tasks, model, [NoClips(t) for t in tasks], DistributedContext(0, 1, torch.device("cpu")))
     set_lr(fast.optimizer, lambda base: base)
     batch = with_events(make_batch([32, 20, 9, 1], 32), spec.dataset.num_classes)
     for _ in range(2):

@@ -12,8 +12,8 @@ import pytest
 from libs.core.errors import UserError
 from libs.core.types import Detections, Event
 from libs.evaluation.results import read_results
-from libs.media.outputs import MAX_NAME_BYTES, Summary, safe_name, summary_table, write_outputs
-from libs.media.page import MAX_PEAKS, render_page, task_names
+from libs.inference.outputs import MAX_NAME_BYTES, Summary, safe_name, summary_table, write_outputs
+from libs.inference.page import MAX_PEAKS, render_page, task_names
 
 TASKS = {"TASK1": "TAL", "TASK2": "AVEL", "TASK3": "SED"}
 HOSTILE = (

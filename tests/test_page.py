@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from libs.core.types import Event
-from libs.media.outputs import write_outputs
+from libs.inference.outputs import write_outputs
 from tests.browser import DURATION_S, FLAGS, SHOTS, Visit, beeps, write_clip
 from tests.clips import write_clip as write_sound
 

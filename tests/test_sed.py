@@ -15,11 +15,11 @@ import pytest
 from libs.core.errors import DataError, UserError
 from libs.core.types import Detections, Video
 from libs.datasets.annotations import load_annotations
-from libs.evaluation import sed
-from libs.evaluation.bootstrap import draw
+from libs.evaluation.metrics.bootstrap import resample_weights
 from libs.evaluation.results import read_results
-from libs.evaluation.sed import score_events, score_operating_points, sed_metrics
-from libs.evaluation.sound_events import frame_scores, read_events, read_operating_points
+from libs.evaluation.sound_events import scores as sed
+from libs.evaluation.sound_events.scores import score_events, score_operating_points, sed_metrics
+from libs.evaluation.sound_events.tables import frame_scores, read_events, read_operating_points
 from tests.conftest import NEEDS_SHARED, ROOT, SHARED
 
 NAMES = {3: "dog", 5: "speech\\loud", 9: "water"}
@@ -204,7 +204,7 @@ def test_each_resample_is_what_the_library_gives_for_copies(seed):
     videos, found = random_case(seed, videos=10, duration=60.0)
     scores = sed_metrics(found, videos, NAMES, resamples=6, seed=seed)
     assert scores.values["psds1"] > 0.01
-    for row, weight in enumerate(draw(len(videos), 6, seed)[1:, :-1]):
+    for row, weight in enumerate(resample_weights(len(videos), 6, seed)[1:, :-1]):
         parts, copies = [], []
         for i, times in enumerate(weight):
             for k in range(times):

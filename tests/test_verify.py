@@ -9,17 +9,17 @@ import pytest
 
 from libs.core.configfile import from_tree
 from libs.core.types import Video
-from libs.datasets.checks.features import length_problem
+from libs.datasets.checks.feature_files import length_problem
 from libs.datasets.checks.findings import CHECKS
 from libs.datasets.checks.leaks import recording
 from libs.datasets.checks.manifest import read_manifest, write_manifest
-from libs.datasets.checks.verify import Report, verify
+from libs.datasets.checks.verify import VerificationReport, verify
 from tests.conftest import NEEDS_SHARED, ROOT, SHARED, tiny_tree, write_yaml
 
 VISUAL, AUDIO = "_one_peace_video_finetune", "_one_peace_audio"
 
 
-def report_of(folder, tasks=None, **dataset) -> Report:
+def report_of(folder, tasks=None, **dataset) -> VerificationReport:
     """Of the tiny data; dataset: keys of TASK2's."""
     tree = tiny_tree(folder)
     tree["TASK2"]["dataset"] |= dataset
@@ -27,7 +27,7 @@ def report_of(folder, tasks=None, **dataset) -> Report:
     return verify(config, config.choose(tasks), 2, lambda total: lambda: None)
 
 
-def listed(report: Report) -> dict:
+def listed(report: VerificationReport) -> dict:
     """(task, split, check) -> (severity, names)."""
     return {(f.task, f.split, f.check): (f.severity, tuple(case.name for case in f.cases)) for f in report.findings}
 
@@ -546,9 +546,9 @@ def test_recordings():
 
 
 def test_a_few_odd_videos_are_a_warning():
-    from libs.datasets.checks.findings import Case, found
+    from libs.datasets.checks.findings import Occurrence, found
 
-    cases = [Case("x", "zero")]
+    cases = [Occurrence("x", "zero")]
     assert [f.severity for f in found("TASK1", "train", "all zero", cases, of=20)] == ["warning"]
     assert [f.severity for f in found("TASK1", "train", "all zero", cases, of=19)] == ["error"]
     assert [f.severity for f in found("TASK1", "train", "NaN", cases, of=1000)] == ["error"]

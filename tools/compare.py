@@ -13,15 +13,16 @@ from typing import Any
 
 from tabulate import tabulate
 
+from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.config import parse_tious
-from libs.core.errors import ConfigError, DataError, exit_on_user_error
-from libs.core.files import replacing, write_json
-from libs.datasets.annotations import load_annotations, read_json
-from libs.evaluation.compare import Comparison, Difference, choose_paired, compare, expand_paired
-from libs.evaluation.detection import without_repeats
-from libs.evaluation.metrics import Evaluated, Settings, finite
-from libs.evaluation.metrics_page import page, section, table
-from libs.evaluation.results import notes_on, read_results, refuse_no_overlap
+from libs.core.errors import ConfigError, DataError
+from libs.core.files import read_json, replacing, write_json
+from libs.datasets.annotations import load_annotations
+from libs.evaluation.compare import Comparison, MetricDifference, choose_paired, compare_results, expand_paired
+from libs.evaluation.metrics.average_precision import without_repeats
+from libs.evaluation.metrics.compute import Evaluated, Settings, finite
+from libs.evaluation.reports.html import page, section, table
+from libs.evaluation.results import check_overlap, notes_on, read_results
 
 MOST_CLASSES = 10  # gains and losses that are shown
 HEAD = ["", "A", "B", "B - A", "95 %", "p"]
@@ -45,7 +46,7 @@ class Pair:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("a", metavar="A", type=Path, help="a results file, or a folder with eval.py's metrics.json")
     parser.add_argument("b", metavar="B", type=Path, help="the other")
     parser.add_argument("annotations", metavar="ANNOTATIONS.json", type=Path, nargs="?", help="of results files")
@@ -106,15 +107,15 @@ def compare_pair(pair: Pair, names: tuple[str, ...], keep_repeats: bool) -> Comp
     both = []
     for path in pair.results:
         detections = read_results(path, annotations.class_names)
-        refuse_no_overlap(path, detections, videos, annotations.class_names)
+        check_overlap(path, detections, videos, annotations.class_names)
         for note in notes_on(detections, videos):
             print(f"warning: {path}: {note}")
         truth = videos if keep_repeats else without_repeats(videos)
         both.append(Evaluated(detections, truth, annotations.class_names, pair.tious, Settings()))
-    return compare(*both, names)
+    return compare_results(*both, names)
 
 
-def rows(differences: list[Difference]) -> list[list[str]]:
+def rows(differences: list[MetricDifference]) -> list[list[str]]:
     shown = []
     for d in differences:
         value, low, high = (f"{100 * x:+.2f}" for x in d.difference)

@@ -7,24 +7,24 @@ window's match with what the class's prompt adds to the features, and reports th
 that an encoder made have no such projections.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
 
+from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
-from libs.core.errors import DataError, exit_on_user_error
+from libs.core.errors import DataError
+from libs.core.files import read_json
 from libs.core.prompts import load_prompts
-from libs.core.types import Detections, Video
-from libs.datasets.annotations import load_annotations, read_json
-from libs.datasets.features import Features
-from libs.datasets.loaders import make_source
-from libs.datasets.planted import PlantedSource
+from libs.core.types import Detections, Features, Video
+from libs.datasets.annotations import load_annotations
 from libs.evaluation.baselines import random_guessing
-from libs.evaluation.detection import score_detections
-from libs.media.store import read_made_by
+from libs.evaluation.metrics.average_precision import score_detections
+from libs.features.planted import PlantedSource
+from libs.features.provenance import read_provenance
+from libs.features.sources import open_features
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the mean match of a window within an event
 
@@ -40,7 +40,7 @@ def match_windows(features: Features, signals: dict[str, np.ndarray], shows_in: 
 
 def window_matching(videos: list[Video], task: TaskSpec, config: Config) -> dict[float, Detections]:
     """For each threshold: every run of windows that match a class better is a detection, its mean match the score."""
-    source = make_source(task, config)
+    source = open_features(task, config)
     dims = (config.model.input_dim_visual, config.model.input_dim_audio)
     signals = PlantedSource(task, load_prompts(task, config.model.text_dim), dims).signals
     stride, frames, fps = task.dataset.feat_stride, task.dataset.num_frames, task.dataset.default_fps
@@ -61,7 +61,7 @@ def window_matching(videos: list[Video], task: TaskSpec, config: Config) -> dict
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("config", metavar="CONFIG", help="for example configs/demo.yaml")
     parser.add_argument("run", metavar="RUN", type=Path, help="a folder with eval.py's metrics.json")
     args = parser.parse_args()
@@ -81,7 +81,7 @@ def main() -> None:
         guesses = random_guessing(videos, task.dataset.num_classes, task.test_cfg.max_seg_num)
         guessing = score_detections(guesses, videos, task.tious)
         add(f"{task.task_type} network", task.tious, metrics[key]["mAP"], metrics[key]["average_mAP"])
-        if read_made_by(Path(task.dataset.feat_folder)) is None:
+        if read_provenance(Path(task.dataset.feat_folder)) is None:
             matched = [score_detections(f, videos, task.tious) for f in window_matching(videos, task, config).values()]
             best = max(matched, key=lambda scores: scores.average)
             add("  window matching", task.tious, best.map.tolist(), best.average)

@@ -17,14 +17,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from joblib import cpu_count
+
+from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import differences, load_config
-from libs.core.cores import usable_cores
-from libs.core.errors import ConfigError, DataError, UserError, exit_on_user_error, few
-from libs.core.files import make_folder, replacing
+from libs.core.errors import ConfigError, DataError, UserError, format_list
+from libs.core.files import make_folder, read_json, replacing
 from libs.core.processes import Job, alone_in, ended_as_interrupted, execute
-from libs.datasets.annotations import read_json
-from libs.evaluation.experiments import Experiment, TaskName, draw, markdown, write_csv
+from libs.evaluation.reports.experiments import Experiment, TaskName, draw, markdown, write_csv
 from libs.training.checkpoint import LAST
 from libs.training.trainer import RESUME_MAY_CHANGE
 
@@ -34,7 +35,7 @@ MAY_CHANGE = RESUME_MAY_CHANGE - {"json_file", "feat_folder", "prompt_file", "op
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("configs", metavar="CONFIG", nargs="*", help="YAML files; the comment on top: what one asks")
     parser.add_argument("--base", metavar="CONFIG", help="what to compare with, run as well (default: the first)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each configuration (default: 3)")
@@ -189,7 +190,7 @@ def refuse_other_run(run: Run) -> None:
     changed = differences(before.to_tree(), run.config.to_tree(), MAY_CHANGE)
     if changed:
         raise ConfigError(
-            f"{run.folder}: holds a run of another configuration: {few(changed, between='; ')}; choose another --out, "
+            f"{run.folder}: holds a run of another configuration: {format_list(changed, between='; ')}; choose another --out, "
             "or remove that folder"
         )
 
@@ -268,7 +269,7 @@ def main() -> None:
     left = {run.job: run for run in flat(plans) if run not in report.results}
     at_once = max(1, min(args.jobs, len(left)))
     seeds = ", ".join(str(run.seed) for run in plans[0])
-    environment = {"OMP_NUM_THREADS": str(max(1, usable_cores() // at_once)), **os.environ}
+    environment = {"OMP_NUM_THREADS": str(max(1, cpu_count() // at_once)), **os.environ}
     with alone_in(args.out) as lock, ended_as_interrupted():
         print(
             f"configurations: {len(plans)}; seeds: {seeds}; runs: {len(report.results)} done before, {len(left)} to do"

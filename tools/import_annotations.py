@@ -21,18 +21,19 @@ from typing import NamedTuple
 
 import numpy as np
 import yaml
+from joblib import cpu_count
 from tqdm import tqdm
 
+from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.config import Config
 from libs.core.configfile import from_tree, load_config
-from libs.core.cores import usable_cores
-from libs.core.errors import ConfigError, DataError, MediaError, exit_on_user_error, few
+from libs.core.errors import ConfigError, DataError, MediaError, format_list
 from libs.core.files import replacing, write_json
 from libs.core.prompts import random_prompts, save_prompts
 from libs.core.types import PACK_SUFFIXES
-from libs.datasets import derive
 from libs.datasets.annotations import LARGEST_S
-from libs.datasets.importing import (
+from libs.datasets.importing import derive
+from libs.datasets.importing.entries import (
     Entry,
     check_against_durations,
     count_repeats,
@@ -42,19 +43,20 @@ from libs.datasets.importing import (
     to_tree,
     what_is_odd,
 )
-from libs.datasets.splits import ROLES, recognise, stratify
-from libs.datasets.tables import FORMATS, Row, Source, read_source
-from libs.media.encoders import CHOICES, make_encoder
-from libs.media.many import find_videos
+from libs.datasets.importing.splits import ROLES, recognise, stratify
+from libs.datasets.importing.tables import FORMATS, Row, Source, read_source
+from libs.features.provenance import SUFFIXES, read_provenance
+from libs.features.store import FeatureStore
+from libs.features.windows import FRAME_RATE_HZ, STRIDES, WINDOW_FRAMES
+from libs.media.encoders.build import CHOICES, build_encoder
+from libs.media.inputs import find_videos
 from libs.media.probe import probe
-from libs.media.store import SUFFIXES, FeatureStore, read_made_by
-from libs.media.windows import FRAME_RATE_HZ, STRIDES, WINDOW_FRAMES
 
 TEXT_DIM = 32  # at least, of prompts that embed no text
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, a folder of label tracks, or SUBSET=FILE")
     parser.add_argument("--name", required=True, help="of the data set: names files and folders")
     parser.add_argument("--task-type", required=True, metavar="TYPE", help="TAL (seen), SED (heard), AVEL, or your own")
@@ -117,7 +119,7 @@ def probe_all(folder: str) -> dict[str, float]:
     jobs, problems = find_videos([folder])
     if problems:
         raise MediaError(problems[0])
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         lengths = tqdm(
             pool.map(lambda job: probe(job.path).duration, jobs), total=len(jobs), unit="video", disable=None
         )
@@ -217,7 +219,7 @@ def show_splits(entries: dict[str, Entry], classes: list[str], splits: tuple[str
     for split in columns:
         if missing := [name for name in classes if not events[split][name]]:
             effect = "cannot be learned" if split == splits[0] else "are not measured"
-            print(f"note: {split} has no events of some classes, which {effect}: {few(missing)}")
+            print(f"note: {split} has no events of some classes, which {effect}: {format_list(missing)}")
 
 
 # ---- the configuration ----
@@ -240,9 +242,9 @@ def find_features(args: argparse.Namespace, folder: Path, base: Config | None) -
     if base and wanted != base.model.encoder:
         raise ConfigError(f"--encoder {wanted}: all tasks of {args.base} share its encoder, {base.model.encoder}")
     # The published features say nothing of what made them: they are the base's, or nobody knows.
-    if folder.exists() and not (base and read_made_by(folder) is None):
+    if folder.exists() and not (base and read_provenance(folder) is None):
         store = FeatureStore(folder)
-        made = store.made_by
+        made = store.provenance
         for what, found, said in (("encoder", made.encoder, wanted), ("stride", made.stride, args.stride)):
             if said not in (None, found):
                 raise ConfigError(f"{folder}: features of {what} {found}, not {said}; choose that, or other --features")
@@ -254,7 +256,7 @@ def find_features(args: argparse.Namespace, folder: Path, base: Config | None) -
     stride = args.stride or STRIDES[0]
     if base:
         return Features(wanted, base.model.input_dim_visual, base.model.input_dim_audio, stride, {}, None)
-    encoder = make_encoder(wanted or "builtin")
+    encoder = build_encoder(wanted or "builtin")
     return Features(encoder.name, encoder.visual_dim, encoder.audio_dim, stride, {}, None)
 
 
@@ -265,7 +267,7 @@ def show_features(features: Features, folder: Path, entries: dict[str, Entry], v
         return
     print(f"{folder}: features of {features.encoder}, stride {features.stride}")
     if missing := sorted(entries.keys() - set(features.names)):
-        print(f"note: no features in {folder} of {few(missing)}; extract them before training")
+        print(f"note: no features in {folder} of {format_list(missing)}; extract them before training")
 
 
 def whole_tree(task: dict, model: dict, run: derive.Run) -> dict:
@@ -344,7 +346,7 @@ def configure(
 
 
 def prompt_width(args: argparse.Namespace, encoder: str, num_classes: int) -> int:
-    text_dim = 0 if args.random_prompts else make_encoder(encoder).text_dim
+    text_dim = 0 if args.random_prompts else build_encoder(encoder).text_dim
     # No fewer numbers than classes, a power of two: random directions are then far from each other.
     return text_dim or max(TEXT_DIM, 1 << (num_classes - 1).bit_length())
 
@@ -352,11 +354,11 @@ def prompt_width(args: argparse.Namespace, encoder: str, num_classes: int) -> in
 def make_prompts(args: argparse.Namespace, config: Config, classes: list[str]) -> np.ndarray:
     """The new task's prompt table; says where it comes from."""
     task, encoder = list(config.tasks.values())[-1], config.model.encoder
-    if args.random_prompts or not make_encoder(encoder).text_dim:
+    if args.random_prompts or not build_encoder(encoder).text_dim:
         why = "" if args.random_prompts else f", since encoder {encoder} embeds no text"
         print(f"prompts: random unit vectors (seed {args.seed}){why}: infer.py --classes cannot work")
         return random_prompts(len(classes), config.model.text_dim, args.seed)
-    table = make_encoder(encoder).encode_text([task.sentence(name) for name in classes])
+    table = build_encoder(encoder).encode_text([task.sentence(name) for name in classes])
     if table.shape[1] != config.model.text_dim:
         raise ConfigError(
             f"{encoder}: embeds text in {table.shape[1]} numbers, but model.text_dim is {config.model.text_dim}"

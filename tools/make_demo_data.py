@@ -6,7 +6,6 @@ Annotations, prompts and .npy features go where the configuration looks for them
 earlier run's files. What is planted, and how strongly, each task's dataset.planted says.
 """
 
-import argparse
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -14,15 +13,16 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from libs.core.cli import add_override_option, build_parser, exit_on_user_error
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
-from libs.core.errors import ConfigError, exit_on_user_error
+from libs.core.errors import ConfigError
 from libs.core.files import make_folder, write_json
 from libs.core.prompts import load_prompts, random_prompts, save_prompts
 from libs.core.types import PACK_SUFFIXES
 from libs.datasets.annotations import load_annotations
-from libs.datasets.features import NpyFolder
-from libs.datasets.planted import PlantedSource
+from libs.features.planted import PlantedSource
+from libs.features.sources import NpyFolder
 
 VIDEOS_PER_SPLIT = (1280, 48, 320)  # train, validation, test
 PART_WITHOUT_EVENTS = 0.02
@@ -106,11 +106,9 @@ def write_task(task: TaskSpec, config: Config, rng: np.random.Generator) -> None
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("config", metavar="CONFIG", help="for example configs/demo.yaml")
-    parser.add_argument(
-        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
-    )
+    add_override_option(parser)
     args = parser.parse_args()
     config = load_config(args.config, args.o)
     for task in config.tasks.values():

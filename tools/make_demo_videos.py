@@ -9,7 +9,6 @@ where the configuration looks for them, the clips to the folder clips/ there, an
 earlier run's files are replaced, nothing else is.
 """
 
-import argparse
 import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,19 +17,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from joblib import cpu_count
 from tqdm import tqdm
 
+from libs.core.cli import add_override_option, build_parser, exit_on_user_error
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
-from libs.core.cores import usable_cores
-from libs.core.errors import ConfigError, exit_on_user_error
+from libs.core.errors import ConfigError
 from libs.core.files import make_folder, write_json
 from libs.core.prompts import random_prompts, save_prompts
+from libs.features.windows import SAMPLE_RATE_HZ
+from libs.media.container import import_av
 from libs.media.decode import sound as decoded_sound
-from libs.media.many import find_videos
+from libs.media.inputs import find_videos
 from libs.media.probe import probe
-from libs.media.reading import import_av
-from libs.media.windows import SAMPLE_RATE_HZ
 from libs.media.writing import RATE_HZ, write_media
 
 CLIPS_PER_SPLIT = (240, 24, 72)  # train, validation, test
@@ -347,14 +347,12 @@ def check(config: Config) -> Path:
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("config", metavar="CONFIG", help="for example configs/demo_video.yaml")
     parser.add_argument(
         "--recordings", nargs="+", default=[], metavar="FILE", help="media files, folders: heard behind the events"
     )
-    parser.add_argument(
-        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
-    )
+    add_override_option(parser)
     args = parser.parse_args()
     import_av()
     config = load_config(args.config, args.o)
@@ -378,7 +376,7 @@ def main() -> None:
     work = [(scene, folder / "clips" / f"{scene.name}{scene.suffix}") for scene in clips]
     work[-1] = (clips[-1], folder / "long.mp4")
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(usable_cores(), context) as pool:
+    with ProcessPoolExecutor(cpu_count(), context) as pool:
         waiting = [
             pool.submit(write_scene, scene, path, [seed, i], piece_of(recordings, scene, rng))
             for i, (scene, path) in enumerate(work)

@@ -6,24 +6,21 @@ A network trained with these prompts can look for other classes by free text: in
 configuration looks for them (prompt_file); what is there is not replaced without --replace.
 """
 
-import argparse
-
+from libs.core.cli import add_override_option, build_parser, exit_on_user_error
 from libs.core.configfile import load_config
-from libs.core.errors import ConfigError, exit_on_user_error
+from libs.core.errors import ConfigError
 from libs.core.prompts import save_prompts
 from libs.datasets.annotations import load_annotations
-from libs.media.encoders import make_encoder
+from libs.media.encoders.build import build_encoder
 
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("--tasks", metavar="1-2-3", help="default: all of the configuration's")
     parser.add_argument("--replace", action="store_true", help="replace tables that are there")
-    parser.add_argument(
-        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
-    )
+    add_override_option(parser)
     args = parser.parse_args()
     config = load_config(args.config, args.o)
     tasks = config.choose(args.tasks)
@@ -34,7 +31,7 @@ def main() -> None:
         task.key: load_annotations(task.dataset.json_file, task.dataset.num_classes).all_names(task.dataset.num_classes)
         for task in tasks
     }
-    encoder = make_encoder(config.model.encoder)
+    encoder = build_encoder(config.model.encoder)
     tables = {task.key: encoder.encode_text([task.sentence(name) for name in names[task.key]]) for task in tasks}
     widths = {table.shape[1] for table in tables.values()}
     if widths != {config.model.text_dim}:

@@ -7,7 +7,6 @@ python tools/pack_features.py configs/demo.yaml TASK1 data/demo/TASK1.h5
 python train.py configs/demo.yaml -o TASK1.dataset.feat_folder=data/demo/TASK1.h5
 """
 
-import argparse
 import errno
 import os
 import shutil
@@ -19,14 +18,14 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from libs.core.cli import add_override_option, build_parser, exit_on_user_error
 from libs.core.config import TaskSpec
 from libs.core.configfile import load_config
-from libs.core.errors import ConfigError, DataError, exit_on_user_error
+from libs.core.errors import ConfigError, DataError
 from libs.core.types import PACK_SUFFIXES, Video
 from libs.datasets.annotations import load_annotations
-from libs.datasets.features import FeatureSource
-from libs.datasets.loaders import make_source
-from libs.media.store import read_made_by
+from libs.features.provenance import read_provenance
+from libs.features.sources import FeatureSource, open_features
 
 VIDEOS_A_FLUSH = 100
 VIDEO_OVERHEAD_BYTES, FILE_OVERHEAD_BYTES = 4096, 65_536  # more than what HDF5 writes besides the features
@@ -120,24 +119,22 @@ def pack_videos(
         add_video(pack, video, source, dtype)
 
 
-def made_by(task: TaskSpec) -> dict:
+def provenance(task: TaskSpec) -> dict:
     """What made the features, as extract.py wrote beside them; nothing where nobody did."""
-    found = read_made_by(Path(task.dataset.feat_folder)) or {}
+    found = read_provenance(Path(task.dataset.feat_folder)) or {}
     # Names in packs have no prefix; what another pack was made of is its own affair.
     return {key: "" if key == "prefix" else value for key, value in found.items() if key != "made_of"}
 
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("task", metavar="TASK", help="a task of CONFIG, such as TASK1 or 1")
     parser.add_argument("pack", metavar="OUT.h5", type=Path)
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="default: float16")
     parser.add_argument("--splits", metavar="A+B", help="only videos of these splits (default: train, val and test)")
-    parser.add_argument(
-        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
-    )
+    add_override_option(parser)
     args = parser.parse_args()
     config = load_config(args.config, args.o)
     tasks = config.choose(args.task)
@@ -150,11 +147,11 @@ def main() -> None:
         raise ConfigError(f"{args.pack}: is a folder; choose another name")
     splits = tuple(args.splits.split("+")) if args.splits else task.train_split + task.val_split + task.test_split
     videos = load_annotations(task.dataset.json_file, task.dataset.num_classes).of_splits(splits)
-    source = make_source(task, config)
+    source = open_features(task, config)
     lengths = source.lengths(videos)  # everything is there and fits, or nothing is written
     part = args.pack.with_name(f"{args.pack.name}.part")
     with open_part(part, f"{task.key} {task.dataset.feat_folder} {args.dtype}") as pack:
-        pack.attrs.update(made_by(task))
+        pack.attrs.update(provenance(task))
         pack_videos(pack, list(zip(videos, lengths, strict=True)), source, sum(config.model.input_dims), args.dtype)
     part.replace(args.pack)
     print(f"{len(videos)} videos -> {args.pack}, {args.pack.stat().st_size / 1e6:.1f} MB, {args.dtype}")

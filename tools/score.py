@@ -7,20 +7,21 @@ python tools/score.py RESULTS.json ANNOTATIONS.json --subset validation --metric
 import argparse
 from pathlib import Path
 
+from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.config import parse_tious
-from libs.core.errors import ConfigError, exit_on_user_error
+from libs.core.errors import ConfigError
 from libs.core.files import make_folder, write_json
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.choice import expand
-from libs.evaluation.detection import score_detections, without_repeats
-from libs.evaluation.metrics import METRICS, Evaluated, compute_metrics, metrics_tree
-from libs.evaluation.metrics_page import Part, choose_for_report, write_report
-from libs.evaluation.report import headline_table, score_table, score_tree
-from libs.evaluation.results import notes_on, read_results, refuse_no_overlap
+from libs.evaluation.metrics.average_precision import score_detections, without_repeats
+from libs.evaluation.metrics.compute import METRICS, Evaluated, compute_metrics, metrics_tree
+from libs.evaluation.metrics.selection import expand
+from libs.evaluation.reports.html import Part, choose_for_report, write_report
+from libs.evaluation.reports.tables import headline_table, score_table, score_tree
+from libs.evaluation.results import check_overlap, notes_on, read_results
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("results", metavar="RESULTS.json", type=Path, help="may be gzipped (.json.gz)")
     parser.add_argument("annotations", metavar="ANNOTATIONS.json", type=Path)
     parser.add_argument("--subset", required=True, help="the split to score, or several: val+test")
@@ -52,7 +53,7 @@ def main() -> None:
     annotations = load_annotations(args.annotations)
     videos = annotations.of_splits(tuple(args.subset.split("+")))
     detections = read_results(args.results, annotations.class_names)
-    refuse_no_overlap(args.results, detections, videos, annotations.class_names)
+    check_overlap(args.results, detections, videos, annotations.class_names)
     scores = score_detections(detections, videos, tious, keep_repeats=args.keep_duplicates)
 
     notes = notes_on(detections, videos)

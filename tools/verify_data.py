@@ -6,44 +6,44 @@ python tools/verify_data.py configs/demo.yaml --tasks 2 --json build/data.json -
 Ends with status 1 if there are errors, 0 if there are none. train.py makes the checks that cost nothing by itself.
 """
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
 
+from joblib import cpu_count
 from tabulate import tabulate
 from tqdm import tqdm
 
+from libs.core.cli import add_override_option, build_parser, exit_on_user_error
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
-from libs.core.cores import usable_cores
-from libs.core.errors import ConfigError, UserError, exit_on_user_error
+from libs.core.errors import ConfigError, UserError
 from libs.core.files import write_json
-from libs.datasets.checks.findings import SEVERITIES, Case, found, printable
-from libs.datasets.checks.lengths import advice, draw, histograms
+from libs.datasets.checks.findings import SEVERITIES, Occurrence, found, sanitize
+from libs.datasets.checks.lengths import format_histograms, histograms, length_advice
 from libs.datasets.checks.manifest import check_manifest, read_manifest, write_manifest
-from libs.datasets.checks.verify import Report, findings_table, verify
-from libs.training.made_by import refuse_other_features
+from libs.datasets.checks.verify import VerificationReport, findings_table, verify
+from libs.features.provenance import check_provenance
 
 JOBS_A_CORE = 2  # threads: some wait for the disk
 
 
-def check_made_by(config: Config, tasks: list[TaskSpec], report: Report) -> None:
+def check_made_by(config: Config, tasks: list[TaskSpec], report: VerificationReport) -> None:
     unread = {finding.task for finding in report.findings if finding.check == "feature place"}
     for task in tasks:
         try:
             if task.key not in unread:
-                refuse_other_features(task, config.model.encoder)
+                check_provenance(task, config.model.encoder)
         except UserError as error:
-            report.findings += found(task.key, "", "other features", [Case(task.dataset.feat_folder, str(error))])
+            report.findings += found(task.key, "", "other features", [Occurrence(task.dataset.feat_folder, str(error))])
 
 
-def print_report(report: Report) -> None:
-    rows = [{name: printable(str(value)) for name, value in row.items()} for row in report.facts]
+def print_report(report: VerificationReport) -> None:
+    rows = [{name: sanitize(str(value)) for name, value in row.items()} for row in report.facts]
     print(tabulate(rows, headers="keys"), end="\n\n")
     for lengths in report.lengths.values():
-        print(draw(histograms(lengths), lengths.task))
-        print(*(f"  -> {sentence}" for sentence in advice(lengths)), "", sep="\n")
+        print(format_histograms(histograms(lengths), lengths.task))
+        print(*(f"  -> {sentence}" for sentence in length_advice(lengths)), "", sep="\n")
     print(findings_table(report.sorted_findings()), end="\n\n")
     counts = {severity: report.count(severity) for severity in SEVERITIES}
     print(", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts.items()))
@@ -51,7 +51,7 @@ def print_report(report: Report) -> None:
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = build_parser(__doc__)
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("--tasks", metavar="1-2-3", help="default: all of the configuration's")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything that was found there")
@@ -59,11 +59,9 @@ def main() -> None:
         "--manifest", type=Path, metavar="FILE", help="SHA-256 of all files: compare with FILE, or write it"
     )
     parser.add_argument("--jobs", type=int, metavar="N", help=f"threads (default: {JOBS_A_CORE} a core)")
-    parser.add_argument(
-        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a configuration key"
-    )
+    add_override_option(parser)
     args = parser.parse_args()
-    jobs = args.jobs if args.jobs is not None else JOBS_A_CORE * usable_cores()
+    jobs = args.jobs if args.jobs is not None else JOBS_A_CORE * cpu_count()
     if jobs < 1:
         raise ConfigError(f"--jobs {jobs}: expected at least 1")
     config = load_config(args.config, args.o)

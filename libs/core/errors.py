@@ -1,8 +1,5 @@
-"""What a user did wrong, said in one line; and the one place where scripts turn it into an exit status."""
+"""Errors that a user can correct; each message is one line."""
 
-import functools
-import os
-import sys
 from collections.abc import Sequence
 
 
@@ -30,7 +27,7 @@ class TrainingError(UserError):
     """Training cannot go on, for example because a loss is not finite."""
 
 
-def few(things: Sequence, most: int = 3, between: str = ", ") -> str:
+def format_list(things: Sequence, most: int = 3, between: str = ", ") -> str:
     """The first of many things, for a message of one line."""
     return between.join(map(str, things[:most])) + (f" and {len(things) - most} more" if len(things) > most else "")
 
@@ -39,23 +36,3 @@ def is_out_of_memory(error: Exception) -> bool:
     """Python's error, PyTorch's for its CPU and GPU memory, and what CUDA's libraries say in errors of no own type."""
     signs = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
-
-
-def exit_on_user_error(main):
-    """Decorate a script's main(): a UserError, or what the operating system refuses (a full disk), becomes one line on
-    stderr and exit status 2, Ctrl-C status 130."""
-
-    @functools.wraps(main)
-    def run(*args, **kwargs):
-        try:
-            return main(*args, **kwargs)
-        except (UserError, OSError) as error:
-            rank = os.environ.get("RANK", "0")
-            prefix = "error" if rank == "0" else f"error (rank {rank})"
-            print(f"{prefix}: {' '.join(str(error).split())}", file=sys.stderr)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
-        sys.exit(2)
-
-    return run

@@ -7,15 +7,14 @@ import numpy as np
 
 from libs.core.config import ModelConfig, TaskSpec
 from libs.core.errors import DataError
-from libs.core.files import replacing
-from libs.core.npy import read_array
+from libs.core.files import read_npy, replacing
 
 
 def load_prompts(task: TaskSpec, text_dim: int) -> np.ndarray:
     """A task's prompt table, (num_classes, text_dim) float32. Raises DataError on a missing file, a wrong shape or
     values that are not finite."""
     path, named_by = task.prompt_file, f"{task.key}.dataset.prompt_file"
-    table = read_array(path, f"{task.key}'s prompt table (num_classes, text_dim); {named_by} names it")
+    table = read_npy(path, f"{task.key}'s prompt table (num_classes, text_dim); {named_by} names it")
     expected = (task.dataset.num_classes, text_dim)
     if table.shape != expected:
         raise DataError(

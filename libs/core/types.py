@@ -57,6 +57,25 @@ def _is_repeat(a: tuple[int, float, float], b: tuple[int, float, float]) -> bool
     return a[0] == b[0] and abs(a[1] - b[1]) <= REPEAT_TOLERANCE_S and abs(a[2] - b[2]) <= REPEAT_TOLERANCE_S
 
 
+class Features(NamedTuple):
+    """visual (T, Dv) and audio (T, Da): float16 if they lie so on disk, half the memory, else float32. One that is not
+    wanted has width 0."""
+
+    visual: np.ndarray
+    audio: np.ndarray
+
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray], length: int) -> Features:
+        """Of the wanted modalities' arrays (length, D)."""
+        nothing = np.empty((length, 0), np.float16)
+        visual, audio = (_floats(arrays.get(modality, nothing)) for modality in MODALITIES)
+        return cls(visual, audio)
+
+
+def _floats(features: np.ndarray) -> np.ndarray:
+    return features if features.dtype == np.float16 else features.astype(np.float32, copy=False)
+
+
 @dataclass(frozen=True)
 class Clip:
     """What is known of a network input besides its features.

@@ -1,7 +1,6 @@
 """Reading annotation files (method.md §2): the project's, ActivityNet's, UnAV-100's and DESED's JSON."""
 
 import difflib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from libs.core.errors import DataError
+from libs.core.files import read_json
 from libs.core.types import Video
 
 MAX_LABEL_ID = 2**31 - 1
@@ -77,16 +77,6 @@ class Annotations:
 
     def name_of(self, label: int) -> str:
         return self.class_names.get(label, str(label))
-
-
-def read_json(path: Path, what: str, **options: Any) -> Any:
-    """Parse a JSON file; options are json.loads'. Raises DataError, naming the file, when it is missing or no JSON."""
-    try:
-        return json.loads(path.read_bytes(), **options)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}, expected {what}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}), expected {what}") from None
 
 
 def load_annotations(path: str | Path, num_classes: int | None = None) -> Annotations:

@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 from libs.core.config import DatasetConfig, TaskSpec
 from libs.core.errors import DataError
 from libs.core.types import Clip, Video
-from libs.datasets.features import FeatureSource, grid
+from libs.features.sources import FeatureSource
+from libs.features.windows import grid
 
 CROP_TRIES = 200
 

@@ -10,24 +10,13 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from libs.core.config import Config, TaskSpec
 from libs.core.errors import ConfigError, DataError, UserError
-from libs.core.prompts import load_prompts
-from libs.core.types import PACK_SUFFIXES, Batch, Video
+from libs.core.types import Batch, Video
 from libs.datasets.clips import ClipDataset, Item
-from libs.datasets.features import FeatureSource, Hdf5Pack, NpyFolder
-from libs.datasets.planted import PlantedSource
+from libs.features.sources import open_features
 
 
-def make_source(task: TaskSpec, config: Config) -> FeatureSource:
-    """The task's feature source, as feat_folder says: `planted`, an HDF5 pack, or a folder of .npy files."""
-    dims = config.model.input_dims
-    folder = task.dataset.feat_folder
-    if folder == "planted":
-        return PlantedSource(task, load_prompts(task, config.model.text_dim), dims)
-    return Hdf5Pack(folder, dims) if folder.endswith(PACK_SUFFIXES) else NpyFolder(task.dataset, dims)
-
-
-def make_dataset(videos: list[Video], task: TaskSpec, config: Config) -> ClipDataset:
-    return ClipDataset(videos, make_source(task, config), task, config.run.seed)
+def build_dataset(videos: list[Video], task: TaskSpec, config: Config) -> ClipDataset:
+    return ClipDataset(videos, open_features(task, config), task, config.run.seed)
 
 
 def padded_length(length: int, max_seq_len: int, stride: int, tight: bool = False) -> int:

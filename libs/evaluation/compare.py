@@ -1,7 +1,7 @@
 """Two results of the same videos side by side: is the difference more than luck with the videos?
 
 Paired bootstrap over videos: each resample draws the same videos for both, and the difference B - A is taken in
-each. Interval and two-sided p-value are those of libs.evaluation.bootstrap: p is below .05 where the 95 % interval
+each. Interval and two-sided p-value are those of libs.evaluation.metrics.bootstrap: p is below .05 where the 95 % interval
 does not hold 0. It is not corrected for how many numbers are looked at; of the classes' p-values some are small by
 chance.
 """
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from libs.core.errors import ConfigError
-from libs.evaluation.bootstrap import interval, p_value
-from libs.evaluation.choice import choose_metrics, expand
-from libs.evaluation.metrics import Evaluated, Number, compute_metrics
+from libs.evaluation.metrics.bootstrap import interval, p_value
+from libs.evaluation.metrics.compute import Evaluated, Number, compute_metrics
+from libs.evaluation.metrics.selection import choose_metrics, expand
 
 UNPAIRED = "classes"  # the metric whose numbers are compared in a table of their own
 
 
 @dataclass(frozen=True)
-class Difference:
+class MetricDifference:
     """A number of both results as fractions, B - A with its 95 % interval, and the p-value of no difference."""
 
     name: str
@@ -31,7 +31,7 @@ class Difference:
     instances: int | None = None  # of a class
 
     @classmethod
-    def of(cls, name: str, a: np.ndarray, b: np.ndarray, instances: int | None = None) -> "Difference":
+    def of(cls, name: str, a: np.ndarray, b: np.ndarray, instances: int | None = None) -> "MetricDifference":
         """a and b: (1 + R,), of all videos and then of the same resamples."""
         rows = b - a
         ends = np.clip(interval(rows[0], rows[1:]), -1, 1).tolist()
@@ -46,8 +46,8 @@ class Difference:
 class Comparison:
     """numbers: the headline numbers; classes: AP of each class, the mean over tIoUs, the largest gain of B first."""
 
-    numbers: list[Difference]
-    classes: list[Difference]
+    numbers: list[MetricDifference]
+    classes: list[MetricDifference]
 
     def tree(self) -> dict[str, Any]:
         return {name: [row.tree() for row in getattr(self, name)] for name in ("numbers", "classes")}
@@ -67,17 +67,17 @@ def expand_paired(names: tuple[str, ...], sounds: bool) -> tuple[tuple[str, ...]
     return tuple(name for name in expanded if name != UNPAIRED), notes
 
 
-def compare(a: Evaluated, b: Evaluated, names: tuple[str, ...]) -> Comparison:
+def compare_results(a: Evaluated, b: Evaluated, names: tuple[str, ...]) -> Comparison:
     """a and b: results of the same videos, in the same order, with the same settings."""
     results = [compute_metrics(data, names) for data in (a, b)]
     numbers = []
     for name in names:
         one, other = (result[name] for result in results)
         rows = ([np.append(r.headline[key].value, r.samples[key]) for r in (one, other)] for key in one.headline)
-        numbers += [Difference.of(key, *pair) for key, pair in zip(one.headline, rows, strict=True)]
+        numbers += [MetricDifference.of(key, *pair) for key, pair in zip(one.headline, rows, strict=True)]
     aps = [data.ap.mean(axis=2) for data in (a, b)]
     classes = [
-        Difference.of(a.name_of(label), aps[0][:, c], aps[1][:, c], int(a.matches.positives[c]))
+        MetricDifference.of(a.name_of(label), aps[0][:, c], aps[1][:, c], int(a.matches.positives[c]))
         for c, label in enumerate(a.matches.labels)
     ]
     return Comparison(numbers, sorted(classes, key=lambda row: -row.difference.value))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from libs.core.errors import DataError, few
+from libs.core.errors import DataError, format_list
 from libs.core.files import write_json
 from libs.core.types import Detections, Video
 
@@ -72,7 +72,7 @@ def read_results(path: Path, class_names: dict[int, str]) -> Detections:
     return table
 
 
-def refuse_no_overlap(path: Path, detections: Detections, videos: list[Video], class_names: dict[int, str]) -> None:
+def check_overlap(path: Path, detections: Detections, videos: list[Video], class_names: dict[int, str]) -> None:
     """Raise DataError where no video, or no label, is annotated: another data set's or split's results."""
     if len(detections.scores) == 0:
         return
@@ -80,12 +80,12 @@ def refuse_no_overlap(path: Path, detections: Detections, videos: list[Video], c
     if known.isdisjoint(detections.video_ids):
         raise DataError(
             f"{path}: none of its {len(detections.video_ids)} videos is in the split "
-            f"({few(sorted(detections.video_ids))}; the split has {few(sorted(known))}); choose the annotations and "
+            f"({format_list(sorted(detections.video_ids))}; the split has {format_list(sorted(known))}); choose the annotations and "
             "split that it belongs to"
         )
     labels = np.unique(np.concatenate([np.empty(0, np.int64), *(video.labels for video in videos)]))
     if len(labels) and not np.isin(detections.labels, labels).any():
-        named = few(sorted(class_names.get(int(label), str(label)) for label in labels))
+        named = format_list(sorted(class_names.get(int(label), str(label)) for label in labels))
         raise DataError(f"{path}: no detection has a label of the split's annotations; they are {named}")
 
 
@@ -99,7 +99,7 @@ def notes_on(detections: Detections, videos: list[Video]) -> list[str]:
     notes = []
     if unknown:
         notes.append(
-            f"{len(unknown)} videos are not in the split ({few(sorted(unknown))}): their {rows} detections find "
+            f"{len(unknown)} videos are not in the split ({format_list(sorted(unknown))}): their {rows} detections find "
             "nothing and count as false positives in mAP, as in the official code"
         )
     if labels:

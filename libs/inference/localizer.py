@@ -18,10 +18,11 @@ from libs.core.errors import CheckpointError, ConfigError, DataError
 from libs.core.types import Clip, Event
 from libs.datasets.clips import resize
 from libs.datasets.loaders import collate
-from libs.media.encoders import Encoder, make_encoder
+from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES
+from libs.media.encoders.base import Encoder
+from libs.media.encoders.build import build_encoder
 from libs.media.extract import Extracted, extract
-from libs.media.windows import FRAME_RATE_HZ, WINDOW_FRAMES
-from libs.modeling.decode import decode
+from libs.modeling.postprocess import decode
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
 
@@ -43,7 +44,7 @@ class Localizer:
     def __init__(self, model: UniAV, tasks: list[TaskSpec], encoder: Encoder, class_names: dict[str, list[str]]):
         """model: in evaluation mode, the tasks' prompts set. class_names: of each task, by label_id."""
         self.model, self.tasks, self.encoder, self.class_names = model, tasks, encoder, class_names
-        self.trained = {task.key: model.prompts(task.key).clone() for task in tasks if model.knows_prompts}
+        self.trained = {task.key: model.prompts(task.key).clone() for task in tasks if model.uses_prompts}
         self.nearest: dict[str, Tensor] = {}  # of replaced classes: the trained class whose boundaries each takes
         # One decoding serves all tasks: windows at the largest common stride, of which each task takes every n-th.
         self.stride = math.gcd(*(task.dataset.feat_stride for task in tasks))
@@ -65,10 +66,10 @@ class Localizer:
                 "evaluate it with eval.py"
             )
         config = from_tree(content["config"])
-        made_by = config.model.encoder
-        if encoder is not None and encoder != made_by:
+        provenance = config.model.encoder
+        if encoder is not None and encoder != provenance:
             raise CheckpointError(
-                f"{path}: was trained on features of {made_by}, not of {encoder}; use --encoder {made_by}"
+                f"{path}: was trained on features of {provenance}, not of {encoder}; use --encoder {provenance}"
             )
         trained = [task for key, task in config.tasks.items() if key in content["class_names"]]
         chosen = trained if tasks is None else config.choose(tasks)
@@ -84,11 +85,11 @@ class Localizer:
         model = UniAV.from_config(config)
         load_weights(model, content["state_dict_ema"], path)
         for task in chosen:
-            if model.knows_prompts:
-                model.fix_prompts(task.key, content["prompts"][task.key])
+            if model.uses_prompts:
+                model.override_prompts(task.key, content["prompts"][task.key])
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         names = {task.key: list(content["class_names"][task.key]) for task in chosen}
-        return cls(model.to(where).eval(), chosen, _checked(make_encoder(made_by), config.model, path), names)
+        return cls(model.to(where).eval(), chosen, _checked(build_encoder(provenance), config.model, path), names)
 
     def set_classes(self, task_type: str, names: list[str]) -> None:
         """Replace a task's classes by free text, which the encoder embeds: other prompts are other classes.
@@ -112,7 +113,7 @@ class Localizer:
                 f"{trained.shape[1]}; train with prompts of that encoder"
             )
         self.nearest[task.key] = (F.normalize(prompts, dim=-1) @ F.normalize(trained, dim=-1).t()).argmax(dim=1)
-        self.model.fix_prompts(task.key, prompts)
+        self.model.override_prompts(task.key, prompts)
         self.class_names[task.key] = names
 
     @torch.no_grad()

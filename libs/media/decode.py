@@ -14,9 +14,9 @@ from itertools import chain, repeat
 import numpy as np
 
 from libs.core.errors import MediaError
+from libs.features.windows import FRAME_RATE_HZ, SAMPLE_RATE_HZ
+from libs.media.container import decoded, import_av, opened, shown
 from libs.media.probe import Media
-from libs.media.reading import decoded, import_av, opened, shown
-from libs.media.windows import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
 MAX_ROUNDING = Fraction(1, 2000)  # s; containers with ticks of a millisecond round time stamps by this
 GAP_S = 0.03  # sound this far from where it should go on starts anew; less is the rounding of time stamps

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from libs.media.decode import frames, sound
-from libs.media.encoders import Encoder
-from libs.media.probe import probe
-from libs.media.windows import (
+from libs.features.windows import (
     SAMPLE_RATE_HZ,
     SAMPLES_A_FRAME,
     WINDOW_FRAMES,
@@ -19,6 +16,9 @@ from libs.media.windows import (
     num_windows,
     span,
 )
+from libs.media.decode import frames, sound
+from libs.media.encoders.base import Encoder
+from libs.media.probe import probe
 
 MAX_PEAKS = 2000
 

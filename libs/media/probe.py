@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from libs.core.errors import MediaError
-from libs.media.reading import decoded, frame_step, import_av, opened, packets, shown
+from libs.media.container import decoded, frame_step, import_av, opened, packets, shown
 
 LONGEST_S = 100 * 3600  # more is a damaged time stamp
 MISSING_S = 1.0  # what a file may last less than its header says

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from libs.core.files import replacing
-from libs.media.reading import import_av
+from libs.media.container import import_av
 
 CODECS = {  # container, picture, sound
     ".mp4": ("mp4", "libx264", "aac"),

@@ -70,7 +70,7 @@ class Backbone(nn.Module):
         # In the published order, whichever way a file names them.
         self.modalities = tuple(modality for modality in MODALITIES if modality in config.modalities)
         both = len(self.modalities) == 2 and config.cross_attention
-        self.asked = dict(zip(self.modalities, reversed(self.modalities), strict=True)) if both else {}
+        self.query_source = dict(zip(self.modalities, reversed(self.modalities), strict=True)) if both else {}
         with_experts = range(config.num_levels) if config.expert_levels is None else config.expert_levels
 
         def block(level: int, stride: int) -> Block:
@@ -119,7 +119,7 @@ class Backbone(nn.Module):
 
     def _exchange(self, blocks: Mapping[str, Block], x: dict[str, Tensor], mask: Tensor, task_type: str) -> Level:
         """All modalities at once, each from what the others were: it asks the other one, or itself."""
-        return Level({m: self._run(blocks[m], x[m], x[self.asked.get(m, m)], mask, task_type) for m in x}, mask)
+        return Level({m: self._run(blocks[m], x[m], x[self.query_source.get(m, m)], mask, task_type) for m in x}, mask)
 
     def _run(self, block: Block, *inputs) -> Tensor:
         keep = not (self.checkpointing and self.training)

@@ -1,6 +1,6 @@
 """Heads over the pyramid: classification against prompts, regression of boundaries (method.md §4).
 
-All levels go through a head at once, laid end to end with zeros between them (`Row`): their weights are shared, and a
+All levels go through a head at once, laid end to end with zeros between them (`ConcatenatedPyramid`): their weights are shared, and a
 few large convolutions are much cheaper than many small ones.
 
 Shapes: B clips, P points of all levels, R = P and the gaps, D = head_dim, C classes, K = C or 1.
@@ -20,7 +20,7 @@ from libs.modeling.blocks import MaskedConv
 PRIOR = 0.01  # what a linear classifier believes of every class at first, as focal loss wants it (RetinaNet)
 
 
-class Row(NamedTuple):
+class ConcatenatedPyramid(NamedTuple):
     """Levels end to end: x (B, R, modalities·embd_dim), mask (B, R, 1), inside (1, R, 1): 1 at points, 0 in the gaps;
     level l takes the rows spans[l] = (first, last).
 
@@ -38,7 +38,7 @@ class Row(NamedTuple):
         return torch.cat([x[:, first:last] for first, last in self.spans], dim=1)
 
 
-def join_levels(levels: list[Level], gap: int) -> Row:
+def concatenate_levels(levels: list[Level], gap: int) -> ConcatenatedPyramid:
     """Lay levels end to end, `gap` zeros after each: half of the widest kernel."""
     joined = [torch.cat(list(level.features.values()), dim=-1) for level in levels]
     sizes = [x.shape[1] for x in joined]
@@ -47,11 +47,11 @@ def join_levels(levels: list[Level], gap: int) -> Row:
     inside = [F.pad(x.new_ones(1, size, 1), (0, 0, 0, gap)) for x, size in zip(joined, sizes, strict=True)]
     firsts = [sum(sizes[:i]) + i * gap for i in range(len(sizes))]
     spans = tuple((first, first + size) for first, size in zip(firsts, sizes, strict=True))
-    return Row(torch.cat(x, dim=1), torch.cat(mask, dim=1), torch.cat(inside, dim=1), spans)
+    return ConcatenatedPyramid(torch.cat(x, dim=1), torch.cat(mask, dim=1), torch.cat(inside, dim=1), spans)
 
 
 class Trunk(nn.ModuleList):
-    """head_num_layers - 1 convolutions. Row -> (B, R, D)."""
+    """head_num_layers - 1 convolutions. ConcatenatedPyramid -> (B, R, D)."""
 
     def __init__(self, config: ModelConfig):
         dims = [len(config.modalities) * config.embd_dim] + [config.head_dim] * (config.head_num_layers - 1)
@@ -59,10 +59,10 @@ class Trunk(nn.ModuleList):
         super().__init__(ConvNorm(i, o, config.head_kernel_size, config.embd_with_ln) for i, o in layers)
         self.out_dim = dims[-1]
 
-    def forward(self, row: Row) -> Tensor:
-        x = row.x
+    def forward(self, pyramid: ConcatenatedPyramid) -> Tensor:
+        x = pyramid.x
         for layer in self:
-            x = layer(x, row.mask) * row.inside
+            x = layer(x, pyramid.mask) * pyramid.inside
         return x
 
 
@@ -78,12 +78,12 @@ class PromptClassifier(nn.Module):
         nn.init.xavier_uniform_(self.prompt_proj.weight)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def forward(self, row: Row, task: str, prompts: Tensor) -> Tensor:
+    def forward(self, pyramid: ConcatenatedPyramid, task: str, prompts: Tensor) -> Tensor:
         """prompts (C, text_dim), whatever the task. Returns logits (B, P, C)."""
-        points = self.visual_proj(self.trunk(row), row.mask)  # (B, R, D)
+        points = self.visual_proj(self.trunk(pyramid), pyramid.mask)  # (B, R, D)
         with torch.autocast(points.device.type, enabled=False):  # 8 bits are too few for logits
             classes = F.normalize(self.prompt_proj(prompts), dim=-1) * self.logit_scale.exp()  # (C, D)
-            return row.take_points(F.normalize(points.float(), dim=-1) @ classes.t() * row.mask)
+            return pyramid.take_points(F.normalize(points.float(), dim=-1) @ classes.t() * pyramid.mask)
 
 
 class LinearClassifier(nn.Module):
@@ -99,11 +99,11 @@ class LinearClassifier(nn.Module):
         for conv in self.classes.values():
             nn.init.constant_(conv.bias, -math.log((1 - PRIOR) / PRIOR))
 
-    def forward(self, row: Row, task: str, prompts: None = None) -> Tensor:
+    def forward(self, pyramid: ConcatenatedPyramid, task: str, prompts: None = None) -> Tensor:
         """Returns logits (B, P, C)."""
-        x = self.trunk(row)
+        x = self.trunk(pyramid)
         with torch.autocast(x.device.type, enabled=False):  # 8 bits are too few for logits
-            return row.take_points(self.classes[task](x.float(), row.mask))
+            return pyramid.take_points(self.classes[task](x.float(), pyramid.mask))
 
 
 class OffsetRegressor(nn.Module):
@@ -117,11 +117,11 @@ class OffsetRegressor(nn.Module):
         self.offsets = nn.ModuleDict({k: MaskedConv(dim, 2 * n, kernel_size, bias=True) for k, n in pairs.items()})
         self.level_scales = nn.ParameterList(torch.tensor(1.0) for _ in range(config.num_levels))
 
-    def forward(self, row: Row, task: str) -> Tensor:
+    def forward(self, pyramid: ConcatenatedPyramid, task: str) -> Tensor:
         """Returns (B, P, K, 2): left and right."""
-        x = self.trunk(row)
+        x = self.trunk(pyramid)
         with torch.autocast(x.device.type, enabled=False):  # and for boundaries
-            raw = row.take_points(self.offsets[task](x.float(), row.mask))  # (B, P, 2·K)
-        levels = zip(self.level_scales, row.spans, strict=True)
+            raw = pyramid.take_points(self.offsets[task](x.float(), pyramid.mask))  # (B, P, 2·K)
+        levels = zip(self.level_scales, pyramid.spans, strict=True)
         scales = torch.cat([scale.expand(last - first) for scale, (first, last) in levels])  # (P,)
         return F.relu(raw * scales[:, None]).unflatten(-1, (-1, 2))

@@ -9,7 +9,7 @@ from libs.core.config import Config, ModelConfig, TaskSpec
 from libs.core.types import Batch, Prediction
 from libs.modeling.backbone import Backbone
 from libs.modeling.blocks import SHARED
-from libs.modeling.heads import LinearClassifier, OffsetRegressor, PromptClassifier, join_levels
+from libs.modeling.heads import LinearClassifier, OffsetRegressor, PromptClassifier, concatenate_levels
 from libs.modeling.points import make_points
 
 CONTEXT_STD = 0.02  # of learned vectors at first: that of the token embeddings they stand among (CoOp)
@@ -50,7 +50,7 @@ class UniAV(nn.Module):
         return cls(config.model, tasks, backbone, classifier, OffsetRegressor(config.model, tasks))
 
     @property
-    def knows_prompts(self) -> bool:
+    def uses_prompts(self) -> bool:
         """Whether other prompts are other classes; a linear classifier knows none."""
         return self.config.classifier == "prompt"
 
@@ -61,7 +61,7 @@ class UniAV(nn.Module):
         if embed is not None:
             self.embed_context[task] = embed
 
-    def fix_prompts(self, task: str, prompts: Tensor) -> None:
+    def override_prompts(self, task: str, prompts: Tensor) -> None:
         """Use this table as it is, whatever was learned of prompts: for inference."""
         self.set_prompts(task, prompts)
         self.fixed.add(task)
@@ -90,9 +90,9 @@ class UniAV(nn.Module):
         mask = batch.mask[..., None]
         features = {modality: getattr(batch, modality).float() for modality in self.config.modalities}
         levels = self.backbone(features, mask, spec.task_type, spec.dataset.max_seq_len)
-        row = join_levels(levels, gap=self.config.head_kernel_size // 2)
+        row = concatenate_levels(levels, gap=self.config.head_kernel_size // 2)
         points, sizes = self.points(batch.mask.shape[1], batch.mask.device)
-        logits = self.cls_head(row, task, self.prompts(task) if self.knows_prompts else None)
+        logits = self.cls_head(row, task, self.prompts(task) if self.uses_prompts else None)
         offsets = self.reg_head(row, task)
         point_mask = torch.cat([level.mask for level in levels], dim=1)[..., 0]
         return Prediction(logits, offsets, point_mask, points, sizes)

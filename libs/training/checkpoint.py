@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from libs.core.config import ModelConfig
 from libs.core.configfile import differences, from_tree
-from libs.core.errors import CheckpointError, few
+from libs.core.errors import CheckpointError, format_list
 from libs.core.files import replacing
 from libs.modeling.published import from_published, is_published
 
@@ -105,7 +105,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
     if problems:
         raise CheckpointError(
             f"{path}: does not fit the configured network in {len(problems)} parameters: "
-            f"{few(problems, between='; ')}; use the configuration it was trained with"
+            f"{format_list(problems, between='; ')}; use the configuration it was trained with"
         )
     model.load_state_dict(state)
 
@@ -133,7 +133,7 @@ def load_fitting(model: nn.Module, content: dict[str, Any], config: ModelConfig,
     return "\n".join(lines)
 
 
-def refuse_other_network(content: dict[str, Any], config: ModelConfig, path: Path) -> None:
+def check_same_network(content: dict[str, Any], config: ModelConfig, path: Path) -> None:
     """Raise CheckpointError if a checkpoint of ours was trained with another `model` section: some of its keys change
     what is computed, and no parameter's name or shape."""
     if changed := _other_network(content, config):

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -16,55 +16,60 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process's place among `world` ones, its device, and the precision of its matrix products (run.precision)."""
+class DistributedContext:
+    """This process's rank among `world_size`, its device, and the precision of its matrix products (run.precision)."""
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
     precision: str = "float32"
-
-    def autocast(self) -> torch.autocast:
-        """The context in which the network runs: with matrix products in bf16 if that is the precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def agree(self, make: Callable[[], T], first_only: bool = False) -> T:
-        """make() of each rank, or of rank 0 for all. If it raises a UserError on any rank, all end: the first that
-        did with the error, the others silently."""
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the network runs; it computes matrix products in bf16 if run.precision says so."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def run_on_all(self, function: Callable[[], T]) -> T:
+        """Call a function on every rank and return each rank's own result.
+
+        If it raises a UserError on any rank, all ranks end: the first of these with the error, the others silently.
+        """
         result, error = None, None
-        if self.is_first or not first_only:
-            try:
-                result = make()
-            except UserError as caught:
-                error = caught
-        errors = self.gather(error)
-        if any(errors):
-            if next(rank for rank, e in enumerate(errors) if e) != self.rank:
+        try:
+            result = function()
+        except UserError as caught:
+            error = caught
+        errors = self.all_gather(error)
+        if failed := [rank for rank, e in enumerate(errors) if e is not None]:
+            if failed[0] != self.rank or error is None:
                 sys.exit(2)
             raise error
-        return self.gather(result)[0] if first_only else result
+        return cast(T, result)
 
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, on every rank."""
-        if self.world == 1:
+    def run_on_first(self, function: Callable[[], T]) -> T:
+        """Call a function on rank 0 alone and return its result on every rank; errors are as in run_on_all."""
+        return self.all_gather(self.run_on_all(lambda: function() if self.is_first else None))[0]
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return every rank's value, on every rank."""
+        if self.world_size == 1:
             return [value]
-        box = [None] * self.world
+        box: list[Any] = [None] * self.world_size
         dist.all_gather_object(box, value)
         return box
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean over ranks, elementwise."""
-        if self.world > 1:
+        """Average over ranks, elementwise."""
+        if self.world_size > 1:
             dist.all_reduce(values)
-        return values / self.world
+        return values / self.world_size
 
 
 @contextmanager
-def memory_errors_explained() -> Iterator[None]:
+def explain_memory_errors() -> Iterator[None]:
     """Make what PyTorch raises where memory runs out a ConfigError that names the remedies."""
     try:
         yield
@@ -84,7 +89,7 @@ def has_bf16() -> bool:
 
 
 @contextmanager
-def start_ranks(local_rank: int | None, precision: str) -> Iterator[Ranks]:
+def init_distributed(local_rank: int | None, precision: str) -> Iterator[DistributedContext]:
     """Join the process group that a launcher described in the environment, if one did; leave it afterwards.
 
     `local_rank`: what --local_rank said; LOCAL_RANK is used without it. Raises ConfigError where ranks outnumber GPUs,
@@ -103,12 +108,12 @@ def start_ranks(local_rank: int | None, precision: str) -> Iterator[Ranks]:
     if precision == "bf16" and device.type == "cpu" and int(os.environ.get("RANK", 0)) == 0 and not has_bf16():
         print("warning: run.precision is bf16, but this CPU has no instructions for it: float32 is many times faster")
     if world == 1:
-        with memory_errors_explained():
-            yield Ranks(0, 1, device, precision)
+        with explain_memory_errors():
+            yield DistributedContext(0, 1, device, precision)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        with memory_errors_explained():
-            yield Ranks(dist.get_rank(), dist.get_world_size(), device, precision)
+        with explain_memory_errors():
+            yield DistributedContext(dist.get_rank(), dist.get_world_size(), device, precision)
     finally:
         dist.destroy_process_group()

@@ -12,24 +12,24 @@ from torch.utils.tensorboard import SummaryWriter
 
 from libs.core.files import replacing
 from libs.modeling.losses import Losses
-from libs.training.distributed import Ranks
+from libs.training.distributed import DistributedContext
 
 
-class Pace(NamedTuple):
+class Throughput(NamedTuple):
     """How far an epoch has come at a time, and how much of it was spent waiting for data."""
 
     videos: int
     at_s: float
     waited_s: float
 
-    def since(self, earlier: "Pace") -> tuple[float, float]:
+    def since(self, earlier: "Throughput") -> tuple[float, float]:
         """Videos/s, and the share of waiting."""
         elapsed_s = self.at_s - earlier.at_s
         return (self.videos - earlier.videos) / elapsed_s, (self.waited_s - earlier.waited_s) / elapsed_s
 
 
 @dataclass
-class Meter:
+class LossMeter:
     """Sums of a task's losses since they were last read, and of the total ones that were read before."""
 
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -42,9 +42,9 @@ class Meter:
         for name, value in (*losses._asdict().items(), ("grad_norm", grad_norm)):
             self.sums[name] += value.detach()
 
-    def read(self, ranks: Ranks) -> dict[str, float]:
+    def read(self, ctx: DistributedContext) -> dict[str, float]:
         """Means, over ranks too; starts again."""
-        means = ranks.mean(torch.stack(list(self.sums.values())).float() / self.count)
+        means = ctx.mean(torch.stack(list(self.sums.values())).float() / self.count)
         result = dict(zip(self.sums, means.tolist(), strict=True))
         self.read_total += result["total"] * self.count
         self.read_steps += self.count

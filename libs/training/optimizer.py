@@ -14,7 +14,7 @@ DECAYED = (nn.Linear, MaskedConv, DepthwiseConv)
 COSINE_END_LR = 1e-8
 
 
-def make_optimizer(model: UniAV, config: OptimizerConfig, base_lr: float) -> torch.optim.AdamW:
+def build_optimizer(model: UniAV, config: OptimizerConfig, base_lr: float) -> torch.optim.AdamW:
     """Weights of linear and convolution layers decay; biases, norms and scales don't; the prompt projection has its
     own learning rate. Each group carries its `base_lr`."""
     prompt_proj = [m for name, m in model.cls_head.named_children() if name == "prompt_proj"]

@@ -15,7 +15,7 @@ def profile_steps(trainer: Trainer, folder: Path) -> str:
     """Train a few steps under PyTorch's profiler; write folder/trace.json (for chrome://tracing or Perfetto) and return
     a table of the dearest operators. The trainer is of no further use."""
     make_folder(folder)
-    on_gpu = trainer.ranks.device.type == "cuda"
+    on_gpu = trainer.ctx.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     trainer.model.train()
     meters = trainer.make_meters()

@@ -5,26 +5,26 @@ import torch
 from libs.core.config import Config
 from libs.core.errors import ConfigError
 from libs.core.prompts import network_prompts
-from libs.media.encoders import make_encoder
+from libs.media.encoders.build import build_encoder
 from libs.modeling.uniav import UniAV
-from libs.training.evaluate import EvalSet
+from libs.training.evaluation import EvalSet
 
 
-def give_prompts(model: UniAV, config: Config, eval_sets: list[EvalSet]) -> None:
+def set_prompts(model: UniAV, config: Config, eval_sets: list[EvalSet]) -> None:
     """Set the prompts of the sets' tasks, as model.prompts says.
 
     Raises DataError on an unusable prompt table or classes without names, ConfigError or UserError where context is to
     be learned and model.encoder has no text side, or one of another width.
     """
     spec = config.model
-    if not model.knows_prompts:
+    if not model.uses_prompts:
         return
     if spec.prompts != "context":
         for data in eval_sets:
             task = data.task
             model.set_prompts(task.key, torch.from_numpy(network_prompts(task, spec)))
         return
-    encoder = make_encoder(spec.encoder)
+    encoder = build_encoder(spec.encoder)
     if not hasattr(encoder, "context_embedder"):
         raise ConfigError(
             f"model.prompts: context needs an encoder with a text side, hf:NAME, and model.encoder is {spec.encoder}; "

@@ -12,24 +12,24 @@ class StopAndGo:
 
     config: StopAndGoConfig
     best: float = -math.inf
-    bad: int = 0
-    cool: int = 0
+    num_bad_evaluations: int = 0
+    cooldown_left: int = 0
     paused: bool = False
 
     def update(self, score: float) -> bool:
         """Take the score of an evaluation in; returns whether the task is paused from now on."""
         config = self.config
         if score > self.best * (1 + config.threshold):
-            self.best, self.bad = score, 0
+            self.best, self.num_bad_evaluations = score, 0
         else:
-            self.bad += 1
-        if self.cool > 0:
-            self.cool -= 1
-            self.bad = 0
-        if self.bad > config.patience:
-            self.paused, self.cool, self.bad = True, config.cooldown, 0
+            self.num_bad_evaluations += 1
+        if self.cooldown_left > 0:
+            self.cooldown_left -= 1
+            self.num_bad_evaluations = 0
+        if self.num_bad_evaluations > config.patience:
+            self.paused, self.cooldown_left, self.num_bad_evaluations = True, config.cooldown, 0
         elif self.paused and score < self.best * (1 - config.continue_threshold):
-            self.paused, self.cool, self.bad = False, config.cooldown, 0
+            self.paused, self.cooldown_left, self.num_bad_evaluations = False, config.cooldown, 0
         return self.paused
 
     def trains_at(self, step: int) -> bool:
@@ -40,4 +40,7 @@ class StopAndGo:
         return {k: v for k, v in asdict(self).items() if k != "config"}
 
     def load_state_dict(self, state: dict) -> None:
-        self.best, self.bad, self.cool, self.paused = (state[k] for k in ("best", "bad", "cool", "paused"))
+        """Load a state_dict, also one under the names of earlier versions (`cool`, `bad`)."""
+        old_names = {"num_bad_evaluations": "bad", "cooldown_left": "cool"}
+        for name in self.state_dict():
+            setattr(self, name, state[name if name in state else old_names[name]])

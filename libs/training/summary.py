@@ -62,7 +62,7 @@ def flops_a_video(model: UniAV, task: TaskSpec) -> int:
         torch.empty(1, 1, dtype=torch.int64),
         (),
     )
-    model.fix_prompts(task.key, torch.empty(task.dataset.num_classes, config.text_dim))
+    model.override_prompts(task.key, torch.empty(task.dataset.num_classes, config.text_dim))
     # The fused kernels of CPUs are unknown to the counter; written out, attention is two products.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(batch, task.key)

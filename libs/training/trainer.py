@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import differences, from_tree
-from libs.core.errors import CheckpointError, TrainingError, few
+from libs.core.errors import CheckpointError, TrainingError, format_list
 from libs.core.types import Batch
 from libs.datasets.clips import ClipDataset
 from libs.datasets.loaders import TrainStream
@@ -22,10 +22,10 @@ from libs.modeling.points import make_targets
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import load_weights
 from libs.training.compiling import compile_network
-from libs.training.distributed import Ranks
+from libs.training.distributed import DistributedContext
 from libs.training.ema import EMA
-from libs.training.logs import Meter, Pace, RunLog
-from libs.training.optimizer import lr_factor, make_optimizer, set_lr
+from libs.training.logs import LossMeter, RunLog, Throughput
+from libs.training.optimizer import build_optimizer, lr_factor, set_lr
 from libs.training.stop_and_go import StopAndGo
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Trainer:
         tasks: list[TaskSpec],
         model: UniAV,
         datasets: list[ClipDataset],
-        ranks: Ranks,
+        ctx: DistributedContext,
         class_names: dict[str, list[str]] | None = None,
         seen: dict[str, list[int]] | None = None,
     ):
@@ -78,31 +78,31 @@ class Trainer:
         label_id, for the checkpoint. seen: the label_ids trained on, of tasks that hold classes out.
         Raises UserErrors of TrainStream."""
         self.class_names = class_names or {}
-        self.config, self.tasks, self.ranks, self.model = config, tasks, ranks, model
+        self.config, self.tasks, self.ctx, self.model = config, tasks, ctx, model
         datasets_of = {task.key: dataset for task, dataset in zip(tasks, datasets, strict=True)}
         momentum = config.opt.loss_normalizer_momentum
         seen = seen or {}
-        self.criteria = {task.key: Criterion(task, momentum, seen.get(task.key)).to(ranks.device) for task in tasks}
+        self.criteria = {task.key: Criterion(task, momentum, seen.get(task.key)).to(ctx.device) for task in tasks}
         self.stop_and_go = {task.key: StopAndGo(config.stop_and_go) for task in tasks}
         self.base_lr = min(task.learning_rate for task in tasks)
-        self.optimizer = make_optimizer(model, config.opt, self.base_lr)
+        self.optimizer = build_optimizer(model, config.opt, self.base_lr)
         self.ema = EMA(model, config.opt.ema_decay)
         self.parameters = list(model.parameters())  # once: to walk through all modules takes milliseconds
         self.epoch, self.step, self.best = 0, 0, float("-inf")
         self.waited_s = 0.0  # for data, in this epoch
         self.pending: list[Pending] = []
         self.streams = {
-            key: TrainStream(dataset, config, ranks.device, ranks.rank, ranks.world)
+            key: TrainStream(dataset, config, ctx.device, ctx.rank, ctx.world_size)
             for key, dataset in datasets_of.items()
         }
         model.backbone.checkpointing = config.run.checkpointing
-        compile_network(model, config.run, ranks.device)
+        compile_network(model, config.run, ctx.device)
         self.parallel: nn.Module = model
-        if ranks.world > 1:
+        if ctx.world_size > 1:
             # Each task uses its own experts and offset head; the others' gradients must stay None.
             self.parallel = DistributedDataParallel(
                 model,
-                device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
+                device_ids=[ctx.device] if ctx.device.type == "cuda" else None,
                 broadcast_buffers=False,
                 find_unused_parameters=True,
             )
@@ -115,41 +115,41 @@ class Trainer:
 
     def train_epoch(self, log: RunLog) -> None:
         """One epoch, from self.epoch to self.epoch + 1. Raises TrainingError on a non-finite loss."""
-        seed = np.random.SeedSequence([self.config.run.seed, self.epoch, self.ranks.rank])
+        seed = np.random.SeedSequence([self.config.run.seed, self.epoch, self.ctx.rank])
         torch.manual_seed(int(seed.generate_state(1)[0]))
         self.model.train()
         meters, self.waited_s = self.make_meters(), 0.0
-        videos, began = 0, Pace(0, time.perf_counter(), 0.0)
+        videos, began = 0, Throughput(0, time.perf_counter(), 0.0)
         logged = began
         name = f"epoch {self.epoch + 1}/{self.config.opt.total_epochs}"
         progress = tqdm(
-            range(self.steps_per_epoch), desc=name, leave=False, disable=None if self.ranks.is_first else True
+            range(self.steps_per_epoch), desc=name, leave=False, disable=None if self.ctx.is_first else True
         )
         for i in progress:
             videos += self.train_step(meters)
             if self.step % self.config.run.print_freq == 0 or i == self.steps_per_epoch - 1:
-                self.refuse_non_finite()
-                now = Pace(videos, time.perf_counter(), self.waited_s)
+                self.check_finite()
+                now = Throughput(videos, time.perf_counter(), self.waited_s)
                 rate, waiting = now.since(logged)
                 logged = now
                 lr = self.optimizer.param_groups[0]["lr"]
-                losses = {key: meter.read(self.ranks) for key, meter in meters.items() if meter.count}
+                losses = {key: meter.read(self.ctx) for key, meter in meters.items() if meter.count}
                 for key, means in losses.items():
                     log.write(self.step, "train", task=key, epoch=self.epoch + 1, **means)
                 log.write(self.step, "train", epoch=self.epoch + 1, lr=lr, videos_per_s=rate, data_wait=waiting)
                 shown = {key: f"{means['total']:.3f}" for key, means in losses.items()}
                 progress.set_postfix({**shown, "lr": f"{lr:.1e}", "videos/s": f"{rate:.0f}"})
         self.epoch += 1
-        if self.ranks.is_first:
+        if self.ctx.is_first:
             trained = [f"{key} {meter.mean_total:.3f}" for key, meter in meters.items() if meter.read_steps]
             shown = f"loss {', '.join(trained)}" if trained else "all tasks are paused"
             rate, waiting = now.since(began)
             print(f"{name}: {shown}; lr {lr:.1e}; {rate:.0f} videos/s, {waiting:.0%} waiting for data", flush=True)
 
-    def make_meters(self) -> dict[str, Meter]:
-        return {task.key: Meter() for task in self.tasks}
+    def make_meters(self) -> dict[str, LossMeter]:
+        return {task.key: LossMeter() for task in self.tasks}
 
-    def train_step(self, meters: dict[str, Meter]) -> int:
+    def train_step(self, meters: dict[str, LossMeter]) -> int:
         """One step: each task that is not paused in turn. Returns the number of videos, of all ranks."""
         set_lr(self.optimizer, lr_factor(self.config.opt, self.step, self.steps_per_epoch))
         visited = [task for task in self.tasks if self.stop_and_go[task.key].trains_at(self.step)]
@@ -175,14 +175,14 @@ class Trainer:
         self.waited_s += time.perf_counter() - asked
         return result
 
-    # Nothing from here to refuse_non_finite waits for a GPU: it is queued while earlier work is still going on. (With
+    # Nothing from here to check_finite waits for a GPU: it is queued while earlier work is still going on. (With
     # several ranks DistributedDataParallel does, once a step, to learn which experts were used.)
 
     def losses_on(self, task: TaskSpec, batch: Batch) -> Losses:
         """The losses of a batch on the device, to be differentiated."""
         if self.config.run.compile == "cuda_graphs":  # else importing the compiler would only cost seconds
             torch.compiler.cudagraph_mark_step_begin()
-        with self.ranks.autocast():
+        with self.ctx.autocast():
             prediction = self.parallel(batch, task.key)
         spec = task.dataset
         targets = make_targets(prediction.points, batch.segments, batch.labels, spec.num_classes, spec.class_aware)
@@ -202,7 +202,7 @@ class Trainer:
         self.ema.update()
         return grad_norm
 
-    def refuse_non_finite(self) -> None:
+    def check_finite(self) -> None:
         """Raise TrainingError if a loss since the last call was not finite on any rank, naming the first such step's
         videos. Later ones follow from it; no checkpoint is written in between."""
         pending, self.pending = self.pending, []
@@ -210,7 +210,7 @@ class Trainer:
             return
         finite = torch.stack([batch.loss for batch in pending]).isfinite().tolist()
         first = finite.index(False) if False in finite else len(pending)
-        earliest = min(self.ranks.gather(first))
+        earliest = min(self.ctx.all_gather(first))
 
         def blame() -> None:
             if first == earliest < len(pending):
@@ -221,14 +221,14 @@ class Trainer:
                     "lower the learning rate"
                 )
 
-        self.ranks.agree(blame)
+        self.ctx.run_on_all(blame)
 
-    def take_scores(self, scores: dict[str, float]) -> bool:
+    def update_stop_and_go(self, scores: dict[str, float]) -> bool:
         """Take an evaluation (average mAP a task) in; whether it is the best so far."""
         for key, value in scores.items():
             state = self.stop_and_go[key]
             before = state.paused
-            if state.update(value) != before and state.config.enabled and self.ranks.is_first:
+            if state.update(value) != before and state.config.enabled and self.ctx.is_first:
                 print(f"{key} is {'paused' if state.paused else 'resumed'} by stop-and-go")
         mean = sum(scores.values()) / len(scores)
         is_best = mean > self.best
@@ -254,7 +254,7 @@ class Trainer:
 
     def _prompts(self) -> dict[str, torch.Tensor]:
         """The tables that the EMA's network uses, with what it has learned of them; none for a linear classifier."""
-        if not self.model.knows_prompts:
+        if not self.model.uses_prompts:
             return {}
         with torch.no_grad():
             return {task.key: self.ema.model.prompts(task.key).clone() for task in self.tasks}
@@ -272,7 +272,7 @@ class Trainer:
         changed = differences(from_tree(state["config"]).to_tree(), self.config.to_tree(), RESUME_MAY_CHANGE)
         if changed:
             raise CheckpointError(
-                f"{path}: the run had another configuration: {few(changed, between='; ')}; resume with the same, or "
+                f"{path}: the run had another configuration: {format_list(changed, between='; ')}; resume with the same, or "
                 "start anew"
             )
         load_weights(self.ema.model, state["state_dict_ema"], path)

@@ -11,7 +11,7 @@ from libs.core.config import TaskSpec
 from libs.core.errors import DataError
 from libs.core.types import Video
 from libs.datasets.annotations import Annotations, Problem, read_annotations
-from libs.datasets.checks.findings import Case, Finding, found
+from libs.datasets.checks.findings import Finding, Occurrence, found
 
 UNIT_TOLERANCE = 1e-3
 SAME_PROMPT = 1 - 1e-6  # cosine from which two prompts are one
@@ -74,7 +74,9 @@ def check_entries(data: TaskData) -> Iterator[Finding]:
     """What the loader refuses."""
     groups = defaultdict(list)
     for problem in data.problems:
-        groups[problem.kind, problem.subset].append(Case(problem.video_id or data.annotations.path.name, problem.said))
+        groups[problem.kind, problem.subset].append(
+            Occurrence(problem.video_id or data.annotations.path.name, problem.said)
+        )
     for (kind, subset), cases in groups.items():
         yield from found(data.task.key, subset, kind, cases)
 
@@ -85,17 +87,17 @@ def check_roles(data: TaskData) -> Iterator[Finding]:
     wanted = roles_of(task)
     there = {video.subset for video in data.annotations.videos}
     for role, splits in wanted.items():
-        lost = [Case(split, f"{role}_split names it; there are: {', '.join(sorted(there))}") for split in splits]
+        lost = [Occurrence(split, f"{role}_split names it; there are: {', '.join(sorted(there))}") for split in splits]
         yield from found(task.key, "", "empty split", [case for case in lost if case.name not in there])
     unused = there - {split for splits in wanted.values() for split in splits}
     counts = {split: sum(video.subset == split for video in data.annotations.videos) for split in sorted(unused)}
-    yield from found(task.key, "", "unused split", (Case(split, f"{n} videos") for split, n in counts.items()))
+    yield from found(task.key, "", "unused split", (Occurrence(split, f"{n} videos") for split, n in counts.items()))
     if 0 < len(roles["train"]) < task.batch_size:
         said = f"{len(roles['train'])} videos, batch_size {task.batch_size}"
-        yield from found(task.key, "", "few training videos", [Case("+".join(task.train_split), said)])
+        yield from found(task.key, "", "few training videos", [Occurrence("+".join(task.train_split), said)])
     if roles["train"] and not any(len(video.labels) for video in roles["train"]):
         said = f"{len(roles['train'])} videos"
-        yield from found(task.key, "", "no event in training", [Case("+".join(task.train_split), said)])
+        yield from found(task.key, "", "no event in training", [Occurrence("+".join(task.train_split), said)])
 
 
 def check_shared(data: TaskData) -> Iterator[Finding]:
@@ -105,7 +107,7 @@ def check_shared(data: TaskData) -> Iterator[Finding]:
         shared = {video.video_id for video in data.roles[one]} & {video.video_id for video in data.roles[other]}
         names = " and ".join("+".join(wanted[role]) for role in (one, other))
         said = f"{len(shared)} videos of {one}_split are in {other}_split"
-        yield from found(task.key, "", f"{one} and {other} share videos", [Case(names, said)] if shared else [])
+        yield from found(task.key, "", f"{one} and {other} share videos", [Occurrence(names, said)] if shared else [])
 
 
 def check_names(data: TaskData) -> Iterator[Finding]:
@@ -116,23 +118,26 @@ def check_names(data: TaskData) -> Iterator[Finding]:
         ids[name].add(label)
         names[label].add(name)
     yield from found(
-        key, "", "name with several ids", (Case(n, f"ids {_listed(ids[n])}") for n in sorted(ids) if len(ids[n]) > 1)
+        key,
+        "",
+        "name with several ids",
+        (Occurrence(n, f"ids {_listed(ids[n])}") for n in sorted(ids) if len(ids[n]) > 1),
     )
     yield from found(
         key,
         "",
         "id with several names",
-        (Case(str(i), f"names {_listed(names[i])}") for i in sorted(names) if len(names[i]) > 1),
+        (Occurrence(str(i), f"names {_listed(names[i])}") for i in sorted(names) if len(names[i]) > 1),
     )
     if annotations.alphabetical:
         said = f"{len(annotations.class_names)} names without ids"
-        yield from found(key, "", "ids by alphabet", [Case(annotations.path.name, said)])
+        yield from found(key, "", "ids by alphabet", [Occurrence(annotations.path.name, said)])
     classes = data.task.dataset.num_classes
     beyond = [(name, label) for name, label in sorted(annotations.named) if label >= classes]
     said = f"num_classes is {classes}"
-    yield from found(key, "", "class beyond num_classes", (Case(n, f"label_id {i}, {said}") for n, i in beyond))
+    yield from found(key, "", "class beyond num_classes", (Occurrence(n, f"label_id {i}, {said}") for n, i in beyond))
     nameless = [label for label in range(classes) if label not in names]
-    yield from found(key, "", "class without name", (Case(str(label), "no name") for label in nameless))
+    yield from found(key, "", "class without name", (Occurrence(str(label), "no name") for label in nameless))
 
 
 def _listed(values: Iterable) -> str:
@@ -148,7 +153,9 @@ def check_classes(data: TaskData) -> Iterator[Finding]:
     for role, other in (("train", "test"), ("test", "train")):
         if data.roles[role] and counts[role].any():
             cases = [
-                Case(data.annotations.name_of(label), f"label_id {label}, {counts[other][label]} events in {other}")
+                Occurrence(
+                    data.annotations.name_of(label), f"label_id {label}, {counts[other][label]} events in {other}"
+                )
                 for label in np.flatnonzero(counts[role] == 0).tolist()
             ]
             name = "+".join(roles_of(data.task)[role])
@@ -159,12 +166,12 @@ def check_classes(data: TaskData) -> Iterator[Finding]:
 def check_times(task: TaskSpec, split: str, videos: list[Video]) -> Iterator[Finding]:
     """Segments against their video's duration."""
 
-    def cases(wrong: Callable[[Video], np.ndarray], said: str) -> Iterator[Case]:
+    def cases(wrong: Callable[[Video], np.ndarray], said: str) -> Iterator[Occurrence]:
         for video in videos:
             for start, end in video.segments[wrong(video)].tolist():
                 late, early = end - video.duration, -start
                 text = said.format(start=start, end=end, duration=video.duration, late=late, early=early)
-                yield Case(video.video_id, text)
+                yield Occurrence(video.video_id, text)
 
     def outside(video: Video) -> np.ndarray:
         """Wholly."""
@@ -192,15 +199,15 @@ def check_times(task: TaskSpec, split: str, videos: list[Video]) -> Iterator[Fin
 def check_events(task: TaskSpec, split: str, videos: list[Video]) -> Iterator[Finding]:
     """Repeats, videos without events, videos whose time base is not known."""
     cases = [
-        Case(video.video_id, "label_id {}, [{:g}, {:g}] again".format(video.labels[i], *video.segments[i]))
+        Occurrence(video.video_id, "label_id {}, [{:g}, {:g}] again".format(video.labels[i], *video.segments[i]))
         for video in videos
         for i in video.repeats()
     ]
     yield from found(task.key, split, "repeated event", cases, severity="note" if task.drop_repeats else None)
-    nothing = (Case(video.video_id, "no event") for video in videos if not len(video.labels))
+    nothing = (Occurrence(video.video_id, "no event") for video in videos if not len(video.labels))
     yield from found(task.key, split, "no events", nothing)
     if task.dataset.default_fps is None:
-        cases = [Case(video.video_id, "no fps") for video in videos if video.fps is None]
+        cases = [Occurrence(video.video_id, "no fps") for video in videos if video.fps is None]
         yield from found(task.key, split, "no fps", cases)
 
 
@@ -209,11 +216,14 @@ def check_prompts(task: TaskSpec, prompts: np.ndarray) -> Iterator[Finding]:
     path, rows = Path(task.prompt_file), prompts.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1)
     zero = lengths == 0
-    yield from found(task.key, "", "zero prompt", (Case(path.name, f"row {i}") for i in np.flatnonzero(zero)))
+    yield from found(task.key, "", "zero prompt", (Occurrence(path.name, f"row {i}") for i in np.flatnonzero(zero)))
     unit = rows / np.where(zero, 1, lengths)[:, None]
     pairs = np.argwhere(np.triu(unit @ unit.T > SAME_PROMPT, k=1))
-    yield from found(task.key, "", "equal prompts", (Case(path.name, f"rows {i} and {j}") for i, j in pairs))
+    yield from found(task.key, "", "equal prompts", (Occurrence(path.name, f"rows {i} and {j}") for i, j in pairs))
     odd = np.flatnonzero(~zero & (np.abs(lengths - 1) > UNIT_TOLERANCE))
     yield from found(
-        task.key, "", "prompt not of length 1", (Case(path.name, f"row {i} has length {lengths[i]:.4g}") for i in odd)
+        task.key,
+        "",
+        "prompt not of length 1",
+        (Occurrence(path.name, f"row {i} has length {lengths[i]:.4g}") for i in odd),
     )

@@ -16,7 +16,7 @@ class Check(NamedTuple):
     strays: bool = False
 
 
-class Case(NamedTuple):
+class Occurrence(NamedTuple):
     """One occurrence: the video, class or file, and what was found."""
 
     name: str
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
     split: str
     check: str
     severity: Severity
-    cases: tuple[Case, ...]
+    cases: tuple[Occurrence, ...]
 
     @property
     def advice(self) -> str:
@@ -42,7 +42,7 @@ class Finding(NamedTuple):
 
 
 def found(
-    task: str, split: str, check: str, cases: Iterable[Case], of: int = 0, severity: Severity | None = None
+    task: str, split: str, check: str, cases: Iterable[Occurrence], of: int = 0, severity: Severity | None = None
 ) -> Iterator[Finding]:
     """A Finding if there are cases. of: the videos among which they were looked for; severity: another than usual."""
     cases = tuple(cases)
@@ -52,7 +52,7 @@ def found(
         yield Finding(task, split, check, severity or ("warning" if few else kind.severity), cases)
 
 
-def printable(text: str, width: int | None = None) -> str:
+def sanitize(text: str, width: int | None = None) -> str:
     """Somebody's text for a terminal: what is not printable is escaped, what is longer than `width` shortened."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return text if width is None or len(text) <= width else text[: width - 1] + "…"

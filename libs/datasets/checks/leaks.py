@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import permutations, product
 
 from libs.datasets.checks.events import TaskData
-from libs.datasets.checks.features import SplitFeatures
-from libs.datasets.checks.findings import Case, Finding, found
+from libs.datasets.checks.feature_files import SplitFeatures
+from libs.datasets.checks.findings import Finding, Occurrence, found
 
 # YouTube's id and the seconds cut out of the video, as AudioSet and DESED name their clips.
 PART = re.compile(r"(?:v_|Y)?([\w-]{11})_\d+(?:\.\d+)?_\d+(?:\.\d+)?")
@@ -27,15 +27,15 @@ def check_recordings(tasks: list[TaskData]) -> Iterator[Finding]:
             trained[recording(video.video_id)].append((data.task.key, video.video_id))
     for data in tasks:
         key, split = data.task.key, "+".join(data.task.test_split)
-        cases: dict[str, list[Case]] = defaultdict(list)
+        cases: dict[str, list[Occurrence]] = defaultdict(list)
         for video in data.roles["test"]:
             for other, video_id in trained.get(recording(video.video_id), ()):
                 if video_id != video.video_id:
                     cases["one recording in train and test"].append(
-                        Case(video.video_id, f"{other} trains on {video_id}")
+                        Occurrence(video.video_id, f"{other} trains on {video_id}")
                     )
                 elif other != key:  # the same video of the same task: the splits share videos, which is said elsewhere
-                    cases["one video in train and test"].append(Case(video.video_id, f"{other} trains on it"))
+                    cases["one video in train and test"].append(Occurrence(video.video_id, f"{other} trains on it"))
         for check, of_check in cases.items():
             yield from found(key, split, check, of_check)
 
@@ -62,9 +62,9 @@ def check_equal_features(data: TaskData, features: dict[str, SplitFeatures]) -> 
         others = {
             tested: [v for v in video_ids if v in train and v != tested] for tested in video_ids if tested in test
         }
-        leaked = [Case(tested, f"{what} as {trained[0]}") for tested, trained in others.items() if trained]
+        leaked = [Occurrence(tested, f"{what} as {trained[0]}") for tested, trained in others.items() if trained]
         leaks += leaked
-        repeats += [] if leaked else [Case(video_id, f"{what} as {video_ids[0]}") for video_id in video_ids[1:]]
+        repeats += [] if leaked else [Occurrence(video_id, f"{what} as {video_ids[0]}") for video_id in video_ids[1:]]
     yield from found(data.task.key, "", "equal features in train and test", leaks)
     yield from found(data.task.key, "", "equal features", repeats)
 
@@ -79,7 +79,7 @@ def check_equal_features_of_tasks(
         train = {video.video_id for video in other.roles["train"]}
         tested_of, trained_of = owners[data.task.key], owners[other.task.key]
         cases = {
-            tested: Case(tested, f"{other.task.key} trains on its features as {trained}")
+            tested: Occurrence(tested, f"{other.task.key} trains on its features as {trained}")
             for content in tested_of.keys() & trained_of.keys()
             for tested, trained in product(tested_of[content], trained_of[content])
             if tested in test and trained in train and recording(tested) != recording(trained)

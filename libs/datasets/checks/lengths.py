@@ -12,8 +12,8 @@ import numpy as np
 
 from libs.core.config import ModelConfig, TaskSpec
 from libs.core.types import Video
-from libs.datasets.checks.findings import Case, Finding, found
-from libs.datasets.features import feature_fps, grid
+from libs.datasets.checks.findings import Finding, Occurrence, found
+from libs.features.windows import feature_fps, grid
 
 BAR = 40  # characters
 BINS_TO_MAX_SEQ_LEN = 8
@@ -92,11 +92,11 @@ def check_learning(lengths: TaskLengths) -> Iterator[Finding]:
     task, spans = lengths.task, lengths.spans
     split = "+".join(task.train_split)
 
-    def cases(rows: np.ndarray) -> Iterator[Case]:
+    def cases(rows: np.ndarray) -> Iterator[Occurrence]:
         for row in np.flatnonzero(rows).tolist():
             start, end = lengths.segments[row]
             said = f"grid units {start:.1f} to {end:.1f}, {end - start:.2f} long"
-            yield Case(lengths.videos[lengths.owner[row]].video_id, said)
+            yield Occurrence(lengths.videos[lengths.owner[row]].video_id, said)
 
     kept = task.dataset.max_seq_len + task.dataset.num_frames / task.dataset.feat_stride  # the crop and its margins
     too_long = np.zeros(len(spans), bool)
@@ -140,7 +140,7 @@ def _clip_edges(limit: int, longest: int) -> list[int]:
     return edges[: np.searchsorted(edges, longest) + 1]
 
 
-def draw(tree: dict, task: TaskSpec) -> str:
+def format_histograms(tree: dict, task: TaskSpec) -> str:
     """Histograms as text."""
     limit, name = task.dataset.max_seq_len, f"{task.key} {task.dataset_name}"
     beyond = "shortened to max_seq_len" if task.dataset.force_upsampling else "cropped"
@@ -175,7 +175,7 @@ def _bars(names: list[str], rows: list[dict], remarks: list[str], of: int | None
     return [f"  {name:>{wide}}  {bar:<{BAR}} {share}  {remark}".rstrip() for name, bar, share, remark in parts]
 
 
-def advice(lengths: TaskLengths) -> list[str]:
+def length_advice(lengths: TaskLengths) -> list[str]:
     """What the lengths say about the configuration, a sentence each."""
     return [*_of_clips(lengths), *_of_levels(lengths)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from libs.core.errors import DataError
 from libs.core.files import replacing
-from libs.datasets.checks.findings import Case, Finding, found
+from libs.datasets.checks.findings import Finding, Occurrence, found
 
 HEX_DIGITS = 64
 
@@ -46,9 +46,11 @@ def check_manifest(before: dict[str, str], files: dict[str, str]) -> Iterator[Fi
     """What has changed since the manifest `before` was written. What it names and lies there, but was not examined now
     (another task's), is passed over."""
     changed = [
-        Case(name, "not the same content") for name in sorted(files) if before.get(name, files[name]) != files[name]
+        Occurrence(name, "not the same content")
+        for name in sorted(files)
+        if before.get(name, files[name]) != files[name]
     ]
-    lost = [Case(name, "missing") for name in sorted(before.keys() - files.keys()) if not Path(name).exists()]
+    lost = [Occurrence(name, "missing") for name in sorted(before.keys() - files.keys()) if not Path(name).exists()]
     yield from found("", "", "changed file", changed)
     yield from found("", "", "lost file", lost)
-    yield from found("", "", "new file", (Case(name, "new") for name in sorted(files.keys() - before.keys())))
+    yield from found("", "", "new file", (Occurrence(name, "new") for name in sorted(files.keys() - before.keys())))

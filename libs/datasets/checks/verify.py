@@ -13,18 +13,19 @@ from libs.core.errors import DataError, UserError
 from libs.core.prompts import load_prompts
 from libs.core.types import PACK_SUFFIXES, Video
 from libs.datasets.checks.events import TaskData, check_annotations, check_prompts, roles_of
-from libs.datasets.checks.features import SplitFeatures, check_features, hash_file
-from libs.datasets.checks.findings import SEVERITIES, Case, Finding, found, printable
+from libs.datasets.checks.feature_files import SplitFeatures, check_features, hash_file
+from libs.datasets.checks.findings import SEVERITIES, Finding, Occurrence, found, sanitize
 from libs.datasets.checks.leaks import check_equal_features, check_equal_features_of_tasks, check_recordings
-from libs.datasets.checks.lengths import TaskLengths, advice, check_learning, histograms
-from libs.datasets.features import Hdf5Pack, NpyFolder, expected_windows
+from libs.datasets.checks.lengths import TaskLengths, check_learning, histograms, length_advice
+from libs.features.sources import Hdf5Pack, NpyFolder
+from libs.features.windows import expected_windows
 
 EXAMPLES = 3  # in the table
 EXAMPLES_WIDTH = 76  # characters
 
 
 @dataclass
-class Report:
+class VerificationReport:
     """What was examined, and all that was found."""
 
     findings: list[Finding] = field(default_factory=list)
@@ -45,16 +46,18 @@ class Report:
             "counts": {severity: self.count(severity) for severity in SEVERITIES},
             "splits": self.facts,
             "findings": [finding.tree() for finding in self.sorted_findings()],
-            "tasks": {k: {"histograms": histograms(v), "advice": advice(v)} for k, v in self.lengths.items()},
+            "tasks": {k: {"histograms": histograms(v), "advice": length_advice(v)} for k, v in self.lengths.items()},
         }
 
 
-def verify(config: Config, tasks: list[TaskSpec], jobs: int, progress: Callable[[int], Callable[[], object]]) -> Report:
+def verify(
+    config: Config, tasks: list[TaskSpec], jobs: int, progress: Callable[[int], Callable[[], object]]
+) -> VerificationReport:
     """Examine all that a run of these tasks would read, with `jobs` threads.
 
     progress(n) is called once with the number of steps and gives what is called after each: a video's features read.
     """
-    report = Report()
+    report = VerificationReport()
     read = [data for task in tasks if (data := _read(task, config, report)) is not None]
     sources = {data.task.key: _source(data.task, config, report) for data in read}
     steps = [len(v) for data in read if sources[data.task.key] for v in data.splits.values()]
@@ -78,7 +81,7 @@ def verify(config: Config, tasks: list[TaskSpec], jobs: int, progress: Callable[
     return report
 
 
-def _read(task: TaskSpec, config: Config, report: Report) -> TaskData | None:
+def _read(task: TaskSpec, config: Config, report: VerificationReport) -> TaskData | None:
     """Annotations and prompts; None where there are no annotations."""
     prompt_file, json_file = task.prompt_file, Path(task.dataset.json_file)
     _add_file(report, json_file)
@@ -88,18 +91,18 @@ def _read(task: TaskSpec, config: Config, report: Report) -> TaskData | None:
             report.findings += check_prompts(task, load_prompts(task, config.model.text_dim))
         except DataError as error:
             said = str(error).removeprefix(f"{prompt_file}: ")
-            report.findings += found(task.key, "", "prompt table", [Case(str(prompt_file), said)])
+            report.findings += found(task.key, "", "prompt table", [Occurrence(str(prompt_file), said)])
     try:
         data = TaskData.read(task)
     except DataError as error:
         said = str(error).removeprefix(f"{json_file}: ")
-        report.findings += found(task.key, "", "annotation file", [Case(str(json_file), said)])
+        report.findings += found(task.key, "", "annotation file", [Occurrence(str(json_file), said)])
         return None
     report.findings += check_annotations(data)
     return data
 
 
-def _source(task: TaskSpec, config: Config, report: Report) -> NpyFolder | Hdf5Pack | None:
+def _source(task: TaskSpec, config: Config, report: VerificationReport) -> NpyFolder | Hdf5Pack | None:
     """None for planted features, which are none, and where there is no place with features."""
     folder, dims = task.dataset.feat_folder, config.model.input_dims
     if folder == "planted":
@@ -109,13 +112,13 @@ def _source(task: TaskSpec, config: Config, report: Report) -> NpyFolder | Hdf5P
             return NpyFolder(task.dataset, dims)
         pack = Hdf5Pack(folder, dims)
     except UserError as error:
-        report.findings += found(task.key, "", "feature place", [Case(folder, str(error))])
+        report.findings += found(task.key, "", "feature place", [Occurrence(folder, str(error))])
         return None
     _add_file(report, Path(folder))
     return pack
 
 
-def _add_file(report: Report, path: Path) -> None:
+def _add_file(report: VerificationReport, path: Path) -> None:
     """To those of the manifest, once; what cannot be read is a finding of another check."""
     if str(path) not in report.files and path.is_file():
         try:
@@ -151,7 +154,7 @@ def findings_table(findings: list[Finding]) -> str:
     """A row a finding, the worst first, and what to do about errors and warnings."""
     if not findings:
         return "nothing found"
-    rows = [[f.severity, f.task, printable(f.split), f.check, len(f.cases), _examples(f.cases)] for f in findings]
+    rows = [[f.severity, f.task, sanitize(f.split), f.check, len(f.cases), _examples(f.cases)] for f in findings]
     widths = [None] * 5 + [EXAMPLES_WIDTH]
     table = tabulate(rows, ["severity", "task", "split", "check", "count", "examples"], maxcolwidths=widths)
     remedies = {finding.check: finding.advice for finding in findings if finding.severity != "note"}
@@ -159,6 +162,6 @@ def findings_table(findings: list[Finding]) -> str:
     return "\n".join([table, *(["", *lines] if lines else [])])
 
 
-def _examples(cases: tuple[Case, ...]) -> str:
-    shown = [f"{printable(case.name, 60)}: {printable(case.said, 110)}" for case in cases[:EXAMPLES]]
+def _examples(cases: tuple[Occurrence, ...]) -> str:
+    shown = [f"{sanitize(case.name, 60)}: {sanitize(case.said, 110)}" for case in cases[:EXAMPLES]]
     return "; ".join(shown) + ("; …" if len(cases) > EXAMPLES else "")
