@@ -112,7 +112,7 @@ def open_all(
     for task in tasks:
         check_provenance(task, config.model.encoder)
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
-        videos = annotations.of_splits(task.train_split, task.dataset.max_videos)
+        videos = annotations.select_splits(task.train_split, task.dataset.max_videos)
         kept, said = without_unseen(videos, seen_classes(task, annotations), annotations, task)
         if said and ctx.is_first:
             print(said)

@@ -25,7 +25,7 @@ from libs.datasets.loaders import collate
 from libs.features.sources import NpyFolder
 from libs.modeling.losses import Criterion
 from libs.modeling.points import make_points, make_targets
-from libs.modeling.postprocess import decode
+from libs.modeling.postprocess import decode_predictions
 from libs.modeling.published import from_published, published_name
 from libs.modeling.uniav import UniAV
 from libs.ops.nms import nms_1d, vote_segments
@@ -146,7 +146,7 @@ def check_forward(folder: Path, name: str) -> Iterator[Check]:
     worst = max(error(x.flatten(2).transpose(1, 2), data[f"level{i}_offsets"]) for i, x in enumerate(offsets))
     yield Check(f"{name} offsets", worst, FORWARD_TOLERANCE)
 
-    detections = decode(prediction, batch.clips, spec)
+    detections = decode_predictions(prediction, batch.clips, spec)
     for column, tolerance in (("segments", FORWARD_TOLERANCE), ("scores", FORWARD_TOLERANCE), ("labels", 0)):
         worst = max(
             error(getattr(detections, column)[detections.video == i], data[f"det{i}_{column}"])
@@ -268,7 +268,7 @@ def check_dataset(folder: Path, name: str) -> Iterator[Check]:
     classes, max_seq_len = spec.dataset.num_classes, spec.dataset.max_seq_len
     annotations = load_annotations(spec.dataset.json_file, classes)
     for part, splits in (("train", spec.train_split), ("eval", spec.val_split)):
-        dataset = ClipDataset(annotations.of_splits(splits), NpyFolder(spec.dataset, dims), spec)
+        dataset = ClipDataset(annotations.select_splits(splits), NpyFolder(spec.dataset, dims), spec)
         ids = [video.video_id for video in dataset.videos]
         worst: dict[str, float] = {"ids": float(ids != data[f"{part}_ids"].tolist())}
         for i in range(len(ids)):

@@ -46,7 +46,7 @@ def assert_same_items(a, b, tolerance=0.0):
 def test_the_three_sources_agree(tiny, run_script, key, dtype, tolerance):
     """.npy files, an HDF5 pack of them, and planted features made on the fly."""
     config, task, annotations = open_task(tiny, key)
-    videos = annotations.of_splits(task.test_split)
+    videos = annotations.select_splits(task.test_split)
     folder = ClipDataset(videos, NpyFolder(task.dataset, DIMS), task)
     pack = tiny / "pack.h5"
     status, out, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", key, pack, "--dtype", dtype)
@@ -188,7 +188,7 @@ def test_crop_without_events_or_without_hope(tiny):
 
 def test_a_crop_follows_from_seed_cycle_and_video(tiny):
     config, task, annotations = open_task(tiny)
-    first, again = (build_dataset(annotations.of_splits(task.train_split), task, config) for _ in range(2))
+    first, again = (build_dataset(annotations.select_splits(task.train_split), task, config) for _ in range(2))
     keys = [(cycle, i) for cycle in range(2) for i in range(5)]
     assert_same_items(items_of(first, keys), items_of(again, list(keys)))
     assert any(
@@ -213,10 +213,10 @@ def test_training_batches():
 
 def test_stream_refuses_what_does_not_fit(tiny):
     config, task, annotations = open_task(tiny)
-    dataset = build_dataset(annotations.of_splits(task.train_split), task, config)
+    dataset = build_dataset(annotations.select_splits(task.train_split), task, config)
     with pytest.raises(ConfigError, match="multiple of their number, 3"):
         TrainStream(dataset, config, rank=0, ranks=3)
-    few = build_dataset(annotations.of_splits(task.train_split)[:3], task, config)
+    few = build_dataset(annotations.select_splits(task.train_split)[:3], task, config)
     with pytest.raises(DataError, match="3 training videos are less than TASK2.batch_size 4"):
         TrainStream(few, config)
 
@@ -224,7 +224,7 @@ def test_stream_refuses_what_does_not_fit(tiny):
 @pytest.mark.parametrize("ranks", [1, 2, 5])
 def test_evaluation_sees_every_video_once(tiny, ranks):
     config, task, annotations = open_task(tiny)
-    videos = annotations.of_splits(("train", "test"))
+    videos = annotations.select_splits(("train", "test"))
     dataset = build_dataset(videos, task, config)
     seen, shapes = [], set()
     for rank in range(ranks):
@@ -242,7 +242,7 @@ def test_loader_processes_report_user_errors_in_one_line(tiny):
     tree = tiny_tree(tiny) | {"loader": {"num_workers": 1}}
     config = from_tree(tree)
     task = config.tasks["TASK2"]
-    dataset = build_dataset(load_annotations(task.dataset.json_file).of_splits(task.train_split), task, config)
+    dataset = build_dataset(load_annotations(task.dataset.json_file).select_splits(task.train_split), task, config)
     for path in (tiny / "avel/av_features").glob("*.npy"):  # broken after they had been checked
         path.write_bytes(b"")
     with pytest.raises(DataError) as caught:
@@ -260,7 +260,7 @@ def test_collate_pads_and_masks():
 
 def test_what_lies_beyond_a_resized_video_is_said(tiny):
     config, task, annotations = open_task(tiny, "TASK1")
-    video = annotations.of_splits(("train",))[0]
+    video = annotations.select_splits(("train",))[0]
     late = Video(video.video_id, "train", video.duration, None, np.array([[900.0, 950.0]]), np.array([0]))
     with pytest.warns(UserWarning, match=f"video {video.video_id}: all its segments lie beyond its end"):
         clip, visual, _ = build_dataset([late], task, config)[(0, 0)]
@@ -282,7 +282,7 @@ def test_every_process_opens_a_pack_for_itself(tiny, run_script):
     tree["TASK2"]["dataset"]["feat_folder"] = str(pack)
     config = from_tree(tree)
     task = config.tasks["TASK2"]
-    dataset = build_dataset(load_annotations(task.dataset.json_file).of_splits(("train", "test")), task, config)
+    dataset = build_dataset(load_annotations(task.dataset.json_file).select_splits(("train", "test")), task, config)
     alone = {clip.video_id: visual for clip, visual, _ in (dataset[i] for i in range(len(dataset)))}
     source = dataset.source
     assert source._pid != 0
@@ -335,18 +335,18 @@ def test_missing_ids_follow_the_class_list_else_the_alphabet(tmp_path):
     assert load_annotations(write_annotations(tmp_path / "a.json", named)).videos[0].labels.tolist() == [1, 0]
     listed = write_annotations(tmp_path / "b.json", named, classes=["b", "c", "a"])
     assert load_annotations(listed).videos[0].labels.tolist() == [0, 2]
-    assert load_annotations(listed).name_of(2) == "a"
+    assert load_annotations(listed).class_name(2) == "a"
     ids = {"annotations": [{"segment": [1, 2], "label_id": 2}]}
     only_ids = load_annotations(write_annotations(tmp_path / "c.json", ids, classes=["b", "c", "a"]))
     assert only_ids.videos[0].labels.tolist() == [2]
-    assert only_ids.name_of(2) == "a"
+    assert only_ids.class_name(2) == "a"
 
 
 def test_splits_compare_in_lower_case(tmp_path):
     annotations = load_annotations(write_annotations(tmp_path / "a.json", {"annotations": []}))
-    assert len(annotations.of_splits(("TEST",))) == 1
+    assert len(annotations.select_splits(("TEST",))) == 1
     with pytest.raises(DataError, match="no video in split val; the file's splits are: test"):
-        annotations.of_splits(("val",))
+        annotations.select_splits(("val",))
 
 
 def test_lengths_that_differ_a_little_are_cut(tiny):
@@ -371,7 +371,7 @@ def test_annotated_fps_counts_without_a_default(tiny):
 
 def test_no_warning_in_ordinary_use(tiny):
     config, task, annotations = open_task(tiny)
-    dataset = build_dataset(annotations.of_splits(task.train_split), task, config)
+    dataset = build_dataset(annotations.select_splits(task.train_split), task, config)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TrainStream(dataset, config).next()

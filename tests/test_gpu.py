@@ -30,7 +30,7 @@ def make_trainer(config, ranks) -> Trainer:
     for task in tasks:
         model.set_prompts(task.key, torch.randn(task.dataset.num_classes, config.model.text_dim))
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
-        datasets.append(build_dataset(annotations.of_splits(task.train_split), task, config))
+        datasets.append(build_dataset(annotations.select_splits(task.train_split), task, config))
     return Trainer(config, tasks, model.to(ranks.device), datasets, ranks)
 
 

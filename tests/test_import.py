@@ -48,7 +48,7 @@ def imported() -> dict[str, list[tuple]]:
     annotations = load_annotations("data/mine/annotations/mine.json")
     return {
         video.video_id: [
-            (*segment, annotations.name_of(label))
+            (*segment, annotations.class_name(label))
             for segment, label in zip(video.segments.tolist(), video.labels.tolist(), strict=True)
         ]
         for video in annotations.videos
@@ -516,7 +516,7 @@ def test_real_desed(here, run_script):
 
     def events(annotations):
         pairs = ((v, i) for v in annotations.videos for i in range(len(v.labels)))
-        return Counter((*v.segments[i], annotations.name_of(v.labels[i])) for v, i in pairs)
+        return Counter((*v.segments[i], annotations.class_name(v.labels[i])) for v, i in pairs)
 
     assert events(mine) == events(theirs)
 

@@ -163,7 +163,7 @@ def test_nothing_found_or_annotated():
 @pytest.mark.parametrize(("results", "truth"), [(UPC, ANET), (STUDENT, DESED)])
 def test_real_detections_are_diagnosed_wholly(results, truth):
     annotations = load_annotations(truth)
-    videos = [video.without_repeats() for video in annotations.of_splits(("validation",))]
+    videos = [video.without_repeats() for video in annotations.select_splits(("validation",))]
     found = read_results(results, annotations.class_names)
     fast = Diagnosis.of(found, videos, 0.5)
     assert len(fast.kind) == len(found.scores) == sum(fast.counts().values())

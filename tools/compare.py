@@ -103,7 +103,7 @@ def _pair_of_task(key: str, folders: tuple[Path, Path], trees: list[dict[str, An
 
 def compare_pair(pair: Pair, names: tuple[str, ...], keep_repeats: bool) -> Comparison:
     annotations = load_annotations(pair.annotations)
-    videos = annotations.of_splits(pair.splits, pair.limit)
+    videos = annotations.select_splits(pair.splits, pair.limit)
     both = []
     for path in pair.results:
         detections = read_results(path, annotations.class_names)

@@ -77,7 +77,7 @@ def main() -> None:
     for key, task in config.tasks.items():
         if key not in metrics:
             raise DataError(f"{args.run / 'metrics.json'}: no {key}; evaluate all tasks with eval.py first")
-        videos = load_annotations(task.dataset.json_file).of_splits(task.test_split, task.dataset.max_videos)
+        videos = load_annotations(task.dataset.json_file).select_splits(task.test_split, task.dataset.max_videos)
         guesses = random_guessing(videos, task.dataset.num_classes, task.test_cfg.max_seg_num)
         guessing = score_detections(guesses, videos, task.tious)
         add(f"{task.task_type} network", task.tious, metrics[key]["mAP"], metrics[key]["average_mAP"])

@@ -31,7 +31,7 @@ from libs.core.errors import ConfigError, DataError, MediaError, format_list
 from libs.core.files import replacing, write_json
 from libs.core.prompts import random_prompts, save_prompts
 from libs.core.types import PACK_SUFFIXES
-from libs.datasets.annotations import LARGEST_S
+from libs.datasets.annotations import MAX_TIME_S
 from libs.datasets.importing import derive
 from libs.datasets.importing.entries import (
     Entry,
@@ -142,7 +142,7 @@ def read_labels(path: Path | None) -> tuple[str, ...] | None:
 
 def read_entries(args: argparse.Namespace) -> tuple[dict[str, Entry], list[str]]:
     """The videos with durations, and the class list; prints notes."""
-    if args.duration is not None and not 0 < args.duration < LARGEST_S:
+    if args.duration is not None and not 0 < args.duration < MAX_TIME_S:
         raise ConfigError(f"--duration {args.duration}: expected seconds above 0")
     rows, given = read_inputs(args.inputs, args.format)
     entries = gather(rows)

@@ -28,7 +28,7 @@ def main() -> None:
         if task.prompt_file.exists() and not args.replace:
             raise ConfigError(f"{task.prompt_file}: exists; --replace replaces it")
     names = {
-        task.key: load_annotations(task.dataset.json_file, task.dataset.num_classes).all_names(task.dataset.num_classes)
+        task.key: load_annotations(task.dataset.json_file, task.dataset.num_classes).list_class_names(task.dataset.num_classes)
         for task in tasks
     }
     encoder = build_encoder(config.model.encoder)

@@ -146,7 +146,7 @@ def main() -> None:
     if args.pack.is_dir():
         raise ConfigError(f"{args.pack}: is a folder; choose another name")
     splits = tuple(args.splits.split("+")) if args.splits else task.train_split + task.val_split + task.test_split
-    videos = load_annotations(task.dataset.json_file, task.dataset.num_classes).of_splits(splits)
+    videos = load_annotations(task.dataset.json_file, task.dataset.num_classes).select_splits(splits)
     source = open_features(task, config)
     lengths = source.lengths(videos)  # everything is there and fits, or nothing is written
     part = args.pack.with_name(f"{args.pack.name}.part")

@@ -51,7 +51,7 @@ def main() -> None:
     chosen = choose_for_report(args.metrics) if args.metrics is not None else None
 
     annotations = load_annotations(args.annotations)
-    videos = annotations.of_splits(tuple(args.subset.split("+")))
+    videos = annotations.select_splits(tuple(args.subset.split("+")))
     detections = read_results(args.results, annotations.class_names)
     check_overlap(args.results, detections, videos, annotations.class_names)
     scores = score_detections(detections, videos, tious, keep_repeats=args.keep_duplicates)

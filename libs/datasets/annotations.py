@@ -13,7 +13,7 @@ from libs.core.files import read_json
 from libs.core.types import Video
 
 MAX_LABEL_ID = 2**31 - 1
-LARGEST_S = 1e9  # seconds; NaN is not below it either
+MAX_TIME_S = 1e9  # seconds; NaN is not below it either
 
 
 class Problem(NamedTuple):
@@ -22,7 +22,7 @@ class Problem(NamedTuple):
     kind: str  # "repeated id", "entry", "segment", "negative length" or "label"
     video_id: str  # "" where it is the whole file's
     subset: str  # "" where it is not known
-    said: str  # what was found and what was expected
+    message: str  # what was found and what was expected
 
 
 class _BadEntry(Exception):
@@ -43,7 +43,7 @@ class Annotations:
     named: frozenset[tuple[str, int]] = frozenset()
     alphabetical: bool = False
 
-    def of_splits(self, splits: tuple[str, ...], limit: int | None = None) -> list[Video]:
+    def select_splits(self, splits: tuple[str, ...], limit: int | None = None) -> list[Video]:
         """The videos of the named subsets, compared in lower case; of more than `limit` the first. Raises DataError
         if there are none."""
         wanted = {split.lower() for split in splits}
@@ -53,7 +53,7 @@ class Annotations:
             raise DataError(f"{self.path}: no video in split {'/'.join(splits)}; the file's splits are: {found}")
         return chosen[:limit]
 
-    def class_ids(self, classes: tuple[int | str, ...], num_classes: int) -> list[int]:
+    def find_class_ids(self, classes: tuple[int | str, ...], num_classes: int) -> list[int]:
         """The label_ids of classes given by name or id, sorted. Raises DataError where there is no such class."""
         ids = {name: label for label, name in self.class_names.items()}
         found = {ids.get(name, name) for name in classes}
@@ -66,7 +66,7 @@ class Annotations:
             raise DataError(f"{self.path}: train_classes names all {num_classes} classes; leave some out, or the key")
         return sorted(found)
 
-    def all_names(self, num_classes: int) -> list[str]:
+    def list_class_names(self, num_classes: int) -> list[str]:
         """By label_id. Raises DataError where a class has no name."""
         if nameless := [label for label in range(num_classes) if label not in self.class_names]:
             raise DataError(
@@ -75,7 +75,7 @@ class Annotations:
             )
         return [self.class_names[label] for label in range(num_classes)]
 
-    def name_of(self, label: int) -> str:
+    def class_name(self, label: int) -> str:
         return self.class_names.get(label, str(label))
 
 
@@ -89,7 +89,7 @@ def load_annotations(path: str | Path, num_classes: int | None = None) -> Annota
 
     def refuse(problem: Problem) -> None:
         where = f"{path}: video {problem.video_id}" if problem.video_id else str(path)
-        raise DataError(f"{where}: {problem.said}")
+        raise DataError(f"{where}: {problem.message}")
 
     return read_annotations(path, num_classes, refuse)
 
@@ -216,4 +216,4 @@ def _event(annotation: Any, ids: dict[str, int], num_classes: int | None) -> tup
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST_S < value < LARGEST_S
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MAX_TIME_S < value < MAX_TIME_S

@@ -78,7 +78,7 @@ class TrainBatches:
 
 
 class TrainStream:
-    """A task's training batches without end, on the device. `drawn` counts them and is all the state there is."""
+    """A task's training batches without end, on the device. `num_batches_seen` is its only state."""
 
     def __init__(
         self, dataset: ClipDataset, config: Config, device: torch.device | str = "cpu", rank: int = 0, ranks: int = 1
@@ -96,7 +96,7 @@ class TrainStream:
                 f"{task.dataset.json_file}: {len(dataset)} training videos are less than {task.key}.batch_size "
                 f"{task.batch_size}; lower it"
             )
-        self.drawn = 0  # a resumed run sets it before the first batch
+        self.num_batches_seen = 0  # a resumed run sets it before the first batch
         self._dataset, self._config, self._rank, self._ranks = dataset, config, rank, ranks
         self._device = torch.device(device)
         self._copies = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
@@ -107,7 +107,7 @@ class TrainStream:
         """The next batch (this rank's share). Raises DataError if a feature file turns out to be unusable."""
         batch = self._fetch() if self._ahead is None else self._ahead
         self._ahead = None
-        self.drawn += 1
+        self.num_batches_seen += 1
         if self._copies:
             computing = torch.cuda.current_stream(self._device)
             computing.wait_stream(self._copies)
@@ -122,7 +122,7 @@ class TrainStream:
     def _fetch(self) -> Batch:
         if self._iterator is None:
             batch_size, seed = self._dataset.task.batch_size, self._config.run.seed
-            batches = TrainBatches(len(self._dataset), batch_size, seed, self.drawn, self._rank, self._ranks)
+            batches = TrainBatches(len(self._dataset), batch_size, seed, self.num_batches_seen, self._rank, self._ranks)
             self._iterator = iter(_loader(self._dataset, self._config, batches, tight=False))
         with torch.cuda.stream(self._copies):  # no stream, no effect
             return _unwrapped(self._iterator).to(self._device)

@@ -13,7 +13,7 @@ from libs.core.types import Batch, Detections, Prediction, Video
 from libs.datasets.annotations import Annotations
 from libs.datasets.loaders import EvalBatches, build_dataset
 from libs.evaluation.metrics.average_precision import DetectionScores, score_detections
-from libs.modeling.postprocess import decode, load_external_scores
+from libs.modeling.postprocess import decode_predictions, load_external_scores
 from libs.training.distributed import DistributedContext
 
 
@@ -34,7 +34,7 @@ class EvalSet:
         cls, task: TaskSpec, annotations: Annotations, splits: tuple[str, ...], config: Config, ctx: DistributedContext
     ) -> "EvalSet":
         """Raises DataError if a split selects nothing or features are missing."""
-        videos = annotations.of_splits(splits, task.dataset.max_videos)
+        videos = annotations.select_splits(splits, task.dataset.max_videos)
         batches = EvalBatches(build_dataset(videos, task, config), config, ctx.rank, ctx.world_size)
         external, seen = load_external_scores(task, videos), seen_classes(task, annotations)
         return cls(task, annotations, splits, videos, batches, external, seen)
@@ -42,7 +42,7 @@ class EvalSet:
     @property
     def class_names(self) -> list[str]:
         """By label_id."""
-        return [self.annotations.name_of(label) for label in range(self.task.dataset.num_classes)]
+        return [self.annotations.class_name(label) for label in range(self.task.dataset.num_classes)]
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ class EvalSet:
 def seen_classes(task: TaskSpec, annotations: Annotations) -> list[int] | None:
     """The label_ids that a task is trained on; None if none are held out. Raises DataError on an unknown class."""
     chosen = task.dataset.train_classes
-    return None if chosen is None else annotations.class_ids(chosen, task.dataset.num_classes)
+    return None if chosen is None else annotations.find_class_ids(chosen, task.dataset.num_classes)
 
 
 def without_unseen(
@@ -66,7 +66,7 @@ def without_unseen(
         return videos, ""
     kept = [video for video in videos if np.isin(video.labels, seen).all()]
     shown = np.unique(np.concatenate([np.empty(0, np.int64), *(video.labels for video in kept)]))
-    if lost := [annotations.name_of(label) for label in seen if label not in shown]:
+    if lost := [annotations.class_name(label) for label in seen if label not in shown]:
         raise DataError(
             f"{annotations.path}: no training video shows {lost[0]}{' and others' if lost[1:] else ''} without a class "
             f"that {task.key}.dataset.train_classes holds out; hold others out, or it too"
@@ -93,7 +93,7 @@ def _detect_batch(model: nn.Module, batch: Batch, data: EvalSet, ctx: Distribute
     with ctx.autocast():
         prediction = model(batch, data.task.key)
     check_finite(prediction, batch, data)
-    return decode(prediction, batch.clips, data.task, data.external)
+    return decode_predictions(prediction, batch.clips, data.task, data.external)
 
 
 def check_finite(prediction: Prediction, batch: Batch, data: EvalSet) -> None:

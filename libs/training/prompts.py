@@ -32,7 +32,7 @@ def set_prompts(model: UniAV, config: Config, eval_sets: list[EvalSet]) -> None:
         )
     for data in eval_sets:
         task = data.task
-        names = data.annotations.all_names(task.dataset.num_classes)
+        names = data.annotations.list_class_names(task.dataset.num_classes)
         embed, width = encoder.context_embedder(names, spec.context_length)
         if (encoder.text_dim, width) != (spec.text_dim, spec.context_dim):
             raise ConfigError(

@@ -245,7 +245,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "criteria": {key: criterion.state_dict() for key, criterion in self.criteria.items()},
             "stop_and_go": {key: state.state_dict() for key, state in self.stop_and_go.items()},
-            "drawn": {key: stream.drawn for key, stream in self.streams.items()},
+            "drawn": {key: stream.num_batches_seen for key, stream in self.streams.items()},
             "config": self.config.to_tree(),
             # What localizing in new videos needs besides (libs/inference).
             "class_names": self.class_names,
@@ -285,4 +285,4 @@ class Trainer:
             self.stop_and_go[key].load_state_dict(state["stop_and_go"][key])
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
         for key, stream in self.streams.items():
-            stream.drawn = state["drawn"][key]
+            stream.num_batches_seen = state["drawn"][key]

@@ -39,7 +39,7 @@ class TaskData:
         roles = {}
         for role, splits in roles_of(task).items():
             try:
-                roles[role] = annotations.of_splits(splits, task.dataset.max_videos)
+                roles[role] = annotations.select_splits(splits, task.dataset.max_videos)
             except DataError:
                 roles[role] = []
         return cls(task, annotations, roles, tuple(problems))
@@ -75,7 +75,7 @@ def check_entries(data: TaskData) -> Iterator[Finding]:
     groups = defaultdict(list)
     for problem in data.problems:
         groups[problem.kind, problem.subset].append(
-            Occurrence(problem.video_id or data.annotations.path.name, problem.said)
+            Occurrence(problem.video_id or data.annotations.path.name, problem.message)
         )
     for (kind, subset), cases in groups.items():
         yield from found(data.task.key, subset, kind, cases)
@@ -154,7 +154,7 @@ def check_classes(data: TaskData) -> Iterator[Finding]:
         if data.roles[role] and counts[role].any():
             cases = [
                 Occurrence(
-                    data.annotations.name_of(label), f"label_id {label}, {counts[other][label]} events in {other}"
+                    data.annotations.class_name(label), f"label_id {label}, {counts[other][label]} events in {other}"
                 )
                 for label in np.flatnonzero(counts[role] == 0).tolist()
             ]

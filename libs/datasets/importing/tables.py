@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from libs.core.errors import DataError
-from libs.datasets.annotations import LARGEST_S, load_annotations
+from libs.datasets.annotations import MAX_TIME_S, load_annotations
 
 FORMATS = ("table", "json", "audacity")
 COLUMNS = {  # what a column may be called, in lower case, with _ for spaces and dashes
@@ -100,7 +100,7 @@ def _read_text(path: Path) -> tuple[str, list[str]]:
 
 def _number(text: str, where: str, what: str, decimal_comma: bool = False) -> float:
     plain = text.replace(",", ".") if decimal_comma and _DECIMAL_COMMA.match(text) else text
-    if not _NUMBER.match(plain) or abs(float(plain)) > LARGEST_S:
+    if not _NUMBER.match(plain) or abs(float(plain)) > MAX_TIME_S:
         raise DataError(f"{where}: {what} {text!r}, expected seconds such as 1.25")
     return float(plain)
 
@@ -242,6 +242,6 @@ def _read_database(path: Path) -> Source:
         rows.append(Row(f"{path}: video {video.video_id}", video.video_id, **about))
         for i, (segment, label) in enumerate(zip(video.segments.tolist(), video.labels.tolist(), strict=True), 1):
             where = f"{path}: video {video.video_id}, annotation {i}"
-            rows.append(Row(where, video.video_id, *segment, annotations.name_of(label), **about))
+            rows.append(Row(where, video.video_id, *segment, annotations.class_name(label), **about))
     most = max((*annotations.class_names, *(int(v.labels.max(initial=-1)) for v in annotations.videos)), default=-1)
-    return Source(rows, [], tuple(annotations.name_of(label) for label in range(most + 1)))
+    return Source(rows, [], tuple(annotations.class_name(label) for label in range(most + 1)))
