@@ -14,9 +14,9 @@ from libs.core.errors import CheckpointError, ConfigError
 from libs.core.files import make_folder, write_json
 from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.metrics.average_precision import without_repeats
-from libs.evaluation.metrics.compute import METRICS, Evaluated, compute_metrics, metrics_tree
-from libs.evaluation.metrics.selection import expand
+from libs.evaluation.metrics.average_precision import remove_repeats
+from libs.evaluation.metrics.compute import METRICS, EvaluationInput, compute_metrics, metrics_to_dict
+from libs.evaluation.metrics.selection import expand_metrics
 from libs.evaluation.reports.html import Part, choose_for_report, write_report
 from libs.evaluation.reports.tables import headline_table, score_rows, score_table, score_tree
 from libs.evaluation.results import write_results
@@ -74,12 +74,12 @@ def open_all(
 
 def measure(data: EvalSet, detections: Detections, chosen: tuple[str, ...]) -> tuple[dict, Part]:
     """The chosen metrics as a tree for metrics.json, and their part of the report. Prints the headline numbers."""
-    names, notes = expand(chosen, sounds=data.task.shows_in == ("audio",))
-    videos, class_names = without_repeats(data.videos), data.annotations.class_names
-    evaluated = Evaluated(detections, videos, class_names, data.task.tious, seen=data.seen)
+    names, notes = expand_metrics(chosen, sounds=data.task.shows_in == ("audio",))
+    videos, class_names = remove_repeats(data.videos), data.annotations.class_names
+    evaluated = EvaluationInput(detections, videos, class_names, data.task.tious, seen=data.seen)
     results = compute_metrics(evaluated, names)
     print("\n".join([headline_table(results), *notes]) + "\n", flush=True)
-    return metrics_tree(results), Part.draw(data.name, evaluated, results, tuple(notes))
+    return metrics_to_dict(results), Part.draw(data.name, evaluated, results, tuple(notes))
 
 
 def only_trained(tasks: list[TaskSpec], asked: str | None, content: dict, path: Path) -> list[TaskSpec]:
@@ -97,10 +97,10 @@ def main() -> None:
     args = parse_args()
     chosen = choose_for_report(args.metrics) if args.metrics is not None else None
     config = load_config(args.config, args.o)
-    tasks = config.choose(args.tasks)
+    tasks = config.select_tasks(args.tasks)
     if args.topk is not None:
         topk = [f"{task.key}.test_cfg.max_seg_num={args.topk}" for task in tasks]
-        tasks = load_config(args.config, [*args.o, *topk]).choose(args.tasks)
+        tasks = load_config(args.config, [*args.o, *topk]).select_tasks(args.tasks)
     with init_distributed(args.local_rank, config.run.precision) as ctx:
         path = ctx.run_on_first(lambda: find_checkpoint(args.checkpoint))
         folder = args.output or path.parent

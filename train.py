@@ -184,7 +184,7 @@ def announce(trainer: Trainer, folder: Path, resumed: bool) -> dict:
 def main() -> None:
     args = parse_args()
     config = read_config(args)
-    tasks = config.choose(None)
+    tasks = config.select_tasks(None)
     with init_distributed(args.local_rank, config.run.precision) as ctx:
         folder, resume = ctx.run_on_first(lambda: choose_folder(args, config))
         checkpoint = ctx.run_on_all(lambda: load_resumable(resume)) if resume else None

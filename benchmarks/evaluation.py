@@ -11,8 +11,8 @@ from benchmarks.case import BenchmarkCase, Measured, Setting, Variant
 from libs.core.config import parse_tious
 from libs.core.types import Detections, Video
 from libs.evaluation.metrics.average_precision import DetectionScores, score_detections
-from libs.evaluation.metrics.compute import Evaluated, Settings, compute_metrics
-from libs.evaluation.metrics.selection import expand
+from libs.evaluation.metrics.compute import EvaluationInput, MetricSettings, compute_metrics
+from libs.evaluation.metrics.selection import expand_metrics
 from libs.evaluation.reports.experiments import draw
 from tests.oracles import average_precision
 
@@ -52,7 +52,7 @@ def guesses(videos: list[Video], each: int, classes: int, rng: np.random.Generat
 
 def plain_map(found: Detections, videos: list[Video]) -> np.ndarray:
     """AP (classes of the ground truth, tIoUs), a class and a row at a time."""
-    videos = [video.without_repeats() for video in videos]
+    videos = [video.remove_repeats() for video in videos]
     rows, truth = {}, {}
     for video, segment, score, label in zip(found.video, found.segments, found.scores, found.labels, strict=True):
         rows.setdefault(int(label), []).append((found.video_ids[video], *segment.tolist(), float(score)))
@@ -84,8 +84,8 @@ def metrics_case(setting: Setting) -> BenchmarkCase:
     sizes, rng = setting.sizes, np.random.default_rng(0)
     videos = ground_truth(sizes.eval_videos, sizes.eval_classes, rng)
     found = guesses(videos, sizes.eval_detections, sizes.eval_classes, rng)
-    settings = Settings(resamples=sizes.eval_resamples)
-    names, _ = expand(("all",), sounds=False)
+    settings = MetricSettings(resamples=sizes.eval_resamples)
+    names, _ = expand_metrics(("all",), sounds=False)
 
     def plain() -> Measured:
         began = time.perf_counter()
@@ -94,7 +94,7 @@ def metrics_case(setting: Setting) -> BenchmarkCase:
         return Measured((time.perf_counter() - began) * settings.resamples / len(weights), np.array(averages))
 
     def fast() -> np.ndarray:
-        data = Evaluated(found, [video.without_repeats() for video in videos], {}, TIOUS, settings)
+        data = EvaluationInput(found, [video.remove_repeats() for video in videos], {}, TIOUS, settings)
         return compute_metrics(data, names)["map"].samples["average_mAP"]
 
     def error(expected: np.ndarray, samples: np.ndarray) -> float:

@@ -11,7 +11,7 @@ import yaml
 from libs.core.config import TASK_TYPES
 from libs.core.configfile import from_tree, load_config
 from libs.core.errors import CheckpointError
-from libs.core.prompts import network_prompts
+from libs.core.prompts import build_prompts
 from libs.modeling.blocks import local_attention
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import load_fitting
@@ -105,11 +105,11 @@ def test_linear_classifier(tmp_path):
 def test_random_prompts(tmp_path):
     """Unit vectors, other ones for each task, the same ones whenever asked; no file is read."""
     config = make_config(tmp_path, prompts="random")
-    tables = [network_prompts(task, config.model) for task in config.tasks.values()]
+    tables = [build_prompts(task, config.model) for task in config.tasks.values()]
     for task, table in zip(config.tasks.values(), tables, strict=True):
         assert table.shape == (task.dataset.num_classes, 8) and table.dtype == np.float32
         assert np.allclose(np.linalg.norm(table, axis=1), 1)
-        assert np.array_equal(table, network_prompts(task, config.model))
+        assert np.array_equal(table, build_prompts(task, config.model))
     assert not np.allclose(tables[0], tables[1][: len(tables[0])])
 
 
@@ -397,7 +397,7 @@ def test_ablation_files(path):
     torch.manual_seed(0)
     with torch.device("meta"):
         model = UniAV.from_config(config)
-    assert config.choose(None) and model
+    assert config.select_tasks(None) and model
     base = yaml.safe_load(text)["base"]
     assert load_config(path.parent / base).to_tree() != config.to_tree() or path.stem == "base"
 

@@ -102,12 +102,12 @@ def test_resolved_file_reads_back(tmp_path):
 
 def test_choose(tmp_path):
     config = from_tree(tiny_tree(tmp_path))
-    assert [task.key for task in config.choose("3-1")] == ["TASK3", "TASK1"]
-    assert len(config.choose(None)) == 3
+    assert [task.key for task in config.select_tasks("3-1")] == ["TASK3", "TASK1"]
+    assert len(config.select_tasks(None)) == 3
     with pytest.raises(ConfigError, match="no TASK4; choose from TASK1, TASK2, TASK3"):
-        config.choose("1-4")
+        config.select_tasks("1-4")
     with pytest.raises(ConfigError, match="named twice"):
-        config.choose("1-1")
+        config.select_tasks("1-1")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from libs.core.types import Detections, Video
-from libs.evaluation.baselines import random_guessing
+from libs.evaluation.baselines import generate_random_detections
 from libs.evaluation.metrics import average_precision as detection
 from libs.evaluation.metrics.average_precision import score_detections
 from tests import oracles
@@ -40,7 +40,7 @@ def random_case(seed):
 def test_like_a_row_at_a_time(seed, keep):
     videos, found = random_case(seed)
     scores = score_detections(found, videos, TIOUS, keep_repeats=keep)
-    truth = videos if keep else [v.without_repeats() for v in videos]
+    truth = videos if keep else [v.remove_repeats() for v in videos]
     expected = {}
     for label in sorted({int(x) for v in truth for x in v.labels}):
         rows = [
@@ -78,13 +78,13 @@ def test_unknown_class_takes_no_one_elses_index():
 
 
 def test_repeats():
-    repeated = video("a", [[0, 1], [0.0005, 1.0005], [0, 1], [0, 1.1]], [0, 0, 1, 0]).without_repeats()
+    repeated = video("a", [[0, 1], [0.0005, 1.0005], [0, 1], [0, 1.1]], [0, 0, 1, 0]).remove_repeats()
     assert repeated.labels.tolist() == [0, 1, 0]
 
 
 def test_random_guessing_is_bad():
     videos = [video(f"v{i}", [[10, 40]], [i % 4]) for i in range(40)]
-    assert 0 < score_detections(random_guessing(videos, 4), videos, TIOUS).average < 0.3
+    assert 0 < score_detections(generate_random_detections(videos, 4), videos, TIOUS).average < 0.3
 
 
 REAL = SHARED / "real"

@@ -120,6 +120,6 @@ def test_the_block_of_a_fourth_task_is_a_configuration(tmp_path):
     base = ROOT / "configs/multi_task_anet_unav_dcase.yaml"
     path.write_text(f"base: {base}\n{blocks('yaml')[0]}")
     task = load_config(path).tasks["TASK4"]
-    assert task.sentence("violin") == "Somebody plays the violin."
+    assert task.format_prompt("violin") == "Somebody plays the violin."
     assert len(task.tious) == 5
     assert task.drop_repeats

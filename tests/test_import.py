@@ -135,7 +135,7 @@ def test_what_is_written_loads(here, run_script):
     assert status == 0, err
     config = load_config("configs/mine.yaml")
     task = config.tasks["TASK1"]
-    assert task.sentence("dog") == "Hear the dog."
+    assert task.format_prompt("dog") == "Hear the dog."
     assert task.dataset.num_classes == 2
     table = load_prompts(task, config.model.text_dim)
     assert np.allclose(np.linalg.norm(table, axis=1), 1, atol=1e-6)
@@ -479,7 +479,7 @@ def test_a_fourth_task_is_a_block_of_yaml(tiny, run_script):
     assert len(metrics["TASK4"]["tiou"]) == 5
     assert "mAP, MUSIC music test" in out
     task = load_config(tiny / "four.yaml").tasks["TASK4"]
-    assert task.sentence("violin") == "Somebody plays the violin."
+    assert task.format_prompt("violin") == "Somebody plays the violin."
     assert task.shows_in == ("visual",)
     assert task.drop_repeats
 

@@ -5,10 +5,15 @@ import pytest
 
 from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.metrics.average_precision import GroundTruth, match_detections, places_of, score_detections
+from libs.evaluation.metrics.average_precision import (
+    GroundTruth,
+    find_video_indices,
+    match_detections,
+    score_detections,
+)
 from libs.evaluation.metrics.bootstrap import class_means, resample_weights, resampled_ap
 from libs.evaluation.metrics.diagnosis import KINDS, Diagnosis
-from libs.evaluation.metrics.recall import Proposals, RecallAtKx, auc
+from libs.evaluation.metrics.recall import ProposalRecall, RecallAtKx, auc
 from libs.evaluation.results import read_results
 from tests import oracles_metrics as oracles
 from tests.conftest import NEEDS_SHARED
@@ -43,7 +48,9 @@ def test_resampled_ap_is_that_of_videos_written_out(seed):
 def test_top_recall(seed, k):
     videos, found = random_case(seed)
     weights, copies = resample(found, videos, seed)
-    fast = RecallAtKx.of(k, found, places_of(found, videos)[found.video], GroundTruth.of(videos), TIOUS)
+    fast = RecallAtKx.compute(
+        k, found, find_video_indices(found, videos)[found.video], GroundTruth.from_videos(videos), TIOUS
+    )
     for row, (detections, copied) in zip(fast.resampled(weights), copies, strict=True):
         rows, truth = oracles.rows_of(detections), oracles.truth_of(copied)
         np.testing.assert_allclose(row, [oracles.top_recall(rows, truth, k, t)[0] for t in TIOUS], atol=1e-12)
@@ -63,8 +70,8 @@ def test_average_recall(seed, many):
         place = np.array([ids.index(name) for name in found.video_ids])[found.video]
         found = Detections(ids, place, found.segments, found.scores, found.labels)
     weights, copies = resample(found, videos, seed)
-    where = places_of(found, videos)[found.video]
-    fast = Proposals.of(found, where, GroundTruth.of(videos), TIOUS, len(videos)).resampled(weights)
+    where = find_video_indices(found, videos)[found.video]
+    fast = ProposalRecall.compute(found, where, GroundTruth.from_videos(videos), TIOUS, len(videos)).resampled(weights)
     for row, (detections, copied) in zip(fast, copies, strict=True):
         ids = [v.video_id for v in copied]
         rows = [row for row in oracles.rows_of(detections) if row[0] in ids]
@@ -79,7 +86,7 @@ def test_average_recall(seed, many):
 def test_diagnosis(seed, alpha):
     videos, found = random_case(seed)
     weights, copies = resample(found, videos, seed)
-    fast = Diagnosis.of(found, videos, alpha)
+    fast = Diagnosis.compute(found, videos, alpha)
     rows, truth = oracles.rows_of(found), oracles.truth_of(videos)
     kinds, taken = oracles.diagnose(rows, truth, alpha)
     assert [KINDS[k] for k in fast.kind] == kinds
@@ -99,7 +106,7 @@ def test_diagnosis(seed, alpha):
 @pytest.mark.parametrize("seed", range(6))
 def test_characteristics(seed):
     videos, found = random_case(seed)
-    fast = Diagnosis.of(found, videos, 0.5)
+    fast = Diagnosis.compute(found, videos, 0.5)
     rows, truth = oracles.rows_of(found), oracles.truth_of(videos)
     for groups in fast.characteristics().values():
         assert (np.sum([chosen for *_, chosen in groups], axis=0) == 1).all()  # each annotation is in one group
@@ -112,7 +119,7 @@ def test_characteristics(seed):
 
 def test_characteristics_bins():
     videos = [video("a", [[0, 20], [30, 100], [0, 50]], [0, 0, 1]), video("b", [[0, 20.5]], [0])]
-    groups = Diagnosis.of(NOTHING, videos, 0.5).characteristics()
+    groups = Diagnosis.compute(NOTHING, videos, 0.5).characteristics()
     named = {name: {size: chosen.tolist() for size, _, chosen in rows} for name, rows in groups.items()}
     assert named["coverage"]["XS"] == [True, False, False, False]
     assert named["coverage"]["S"] == [False, False, False, True]
@@ -134,7 +141,7 @@ def test_profile_and_confusions_by_hand():
     ]
     where, segments, scores, labels = zip(*rows, strict=True)
     found = Detections(("a", "b"), np.array(where), np.array(segments, float), np.array(scores), np.array(labels))
-    fast = Diagnosis.of(found, videos, 0.5)
+    fast = Diagnosis.compute(found, videos, 0.5)
     assert fast.kind.tolist() == [0, 1, 2, 3, 4, 5]
     # Class 0 has two annotations: slices of two detections.
     assert fast.profile()[:4].tolist() == [[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1], [0] * 6]
@@ -149,12 +156,12 @@ def test_nothing_found_or_annotated():
     ]
     weights = resample_weights(len(videos), 3, 0)
     for detections, annotated in ((NOTHING, videos), (found, empty), (NOTHING, empty)):
-        fast = Diagnosis.of(detections, annotated, 0.5)
-        truth, where = fast.matches.truth, places_of(detections, annotated)[detections.video]
+        fast = Diagnosis.compute(detections, annotated, 0.5)
+        truth, where = fast.matches.truth, find_video_indices(detections, annotated)[detections.video]
         assert sum(fast.counts().values()) == len(detections.scores)
         assert (resampled_ap(fast.matches, weights)[~np.isnan(resampled_ap(fast.matches, weights))] == 0).all()
-        assert (RecallAtKx.of(1, detections, where, truth, TIOUS).resampled(weights) == 0).all()
-        assert (Proposals.of(detections, where, truth, TIOUS, len(annotated)).resampled(weights) == 0).all()
+        assert (RecallAtKx.compute(1, detections, where, truth, TIOUS).resampled(weights) == 0).all()
+        assert (ProposalRecall.compute(detections, where, truth, TIOUS, len(annotated)).resampled(weights) == 0).all()
         assert fast.profile().sum() == 0
         assert (fast.map_without_error(weights)["all"] == (1 if len(truth.labels) else 0)).all()
 
@@ -163,9 +170,9 @@ def test_nothing_found_or_annotated():
 @pytest.mark.parametrize(("results", "truth"), [(UPC, ANET), (STUDENT, DESED)])
 def test_real_detections_are_diagnosed_wholly(results, truth):
     annotations = load_annotations(truth)
-    videos = [video.without_repeats() for video in annotations.select_splits(("validation",))]
+    videos = [video.remove_repeats() for video in annotations.select_splits(("validation",))]
     found = read_results(results, annotations.class_names)
-    fast = Diagnosis.of(found, videos, 0.5)
+    fast = Diagnosis.compute(found, videos, 0.5)
     assert len(fast.kind) == len(found.scores) == sum(fast.counts().values())
     assert fast.counts()["true_positive"] == fast.found.sum()
     weights = resample_weights(len(videos), 5, 0)

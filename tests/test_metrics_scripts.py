@@ -15,13 +15,13 @@ from libs.core.config import parse_tious
 from libs.core.errors import ConfigError
 from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.baselines import random_guessing
+from libs.evaluation.baselines import generate_random_detections
 from libs.evaluation.metrics import compute as metrics_module
 from libs.evaluation.metrics import selection as choice
 from libs.evaluation.metrics.average_precision import GroundTruth, score_detections
-from libs.evaluation.metrics.compute import METRICS, Evaluated, Settings, compute_metrics
+from libs.evaluation.metrics.compute import METRICS, EvaluationInput, MetricSettings, compute_metrics
 from libs.evaluation.metrics.diagnosis import Diagnosis
-from libs.evaluation.metrics.selection import expand
+from libs.evaluation.metrics.selection import expand_metrics
 from libs.evaluation.results import read_results, write_results
 from tests.conftest import NEEDS_SHARED
 from tests.test_bad_input import assert_one_line
@@ -45,13 +45,13 @@ def fake_sed(monkeypatch):
     """Stands for libs.evaluation.sound_events.scores and the libraries that it needs."""
     calls = []
 
-    def sed_metrics(detections, videos, class_names, *, resamples=1000, seed=0):
+    def compute_sed_metrics(detections, videos, class_names, *, resamples=1000, seed=0):
         calls.append((detections, videos, class_names, resamples, seed))
         value = len(calls) / 10
         return FakeScores({"event_f1_macro": (value, 0.0, float("nan"))}, {"event_f1_macro": np.full(resamples, value)})
 
     module = ModuleType("libs.evaluation.sound_events.scores")
-    module.sed_metrics = sed_metrics
+    module.compute_sed_metrics = compute_sed_metrics
     monkeypatch.setitem(sys.modules, "libs.evaluation.sound_events.scores", module)
     monkeypatch.setattr(choice, "find_spec", lambda name: importlib.util.spec_from_loader(name, None))
     return calls
@@ -60,7 +60,7 @@ def fake_sed(monkeypatch):
 def some_found(videos, seed):
     """The annotations not quite where they are, and guesses."""
     rng = np.random.default_rng(seed)
-    truth, guesses = GroundTruth.of(videos), random_guessing(videos, 3, 10, seed)
+    truth, guesses = GroundTruth.from_videos(videos), generate_random_detections(videos, 3, 10, seed)
     near = np.sort(truth.segments + rng.normal(0, 1.5, truth.segments.shape), axis=1)
     return Detections(
         guesses.video_ids,
@@ -161,15 +161,15 @@ def test_the_same_seed_gives_the_same_numbers():
     videos, found = random_case(2)
     trees = []
     for seed in (0, 0, 1):
-        data = Evaluated(found, videos, {}, TIOUS, Settings(resamples=20, seed=seed))
-        trees.append(metrics_module.metrics_tree(compute_metrics(data, ("map", "diagnosis"))))
+        data = EvaluationInput(found, videos, {}, TIOUS, MetricSettings(resamples=20, seed=seed))
+        trees.append(metrics_module.metrics_to_dict(compute_metrics(data, ("map", "diagnosis"))))
     assert trees[0] == trees[1] != trees[2]
 
 
 def test_details_agree_with_each_other():
     videos, found = random_case(4)
-    data = Evaluated(found, videos, {}, TIOUS, Settings(resamples=20))
-    results = compute_metrics(data, expand(("all",), sounds=False)[0])
+    data = EvaluationInput(found, videos, {}, TIOUS, MetricSettings(resamples=20))
+    results = compute_metrics(data, expand_metrics(("all",), sounds=False)[0])
     scores = score_detections(found, videos, TIOUS, keep_repeats=True)
     classes = results["classes"].details["per_class"]
     np.testing.assert_allclose([row["AP"]["value"] for row in classes], scores.ap.mean(axis=1), atol=1e-12)
@@ -186,7 +186,7 @@ def test_details_agree_with_each_other():
 def test_precision_curves_enclose_ap():
     """Interpolated precision at a thousand recalls has AP as its mean."""
     videos, found = random_case(7)
-    matches = Evaluated(found, videos, {}, TIOUS).matches
+    matches = EvaluationInput(found, videos, {}, TIOUS).matches
     curves = metrics_module.precision_curves(matches)
     scores = score_detections(found, videos, TIOUS, keep_repeats=True)
     assert (np.diff(curves, axis=1) <= 1e-12).all()
@@ -194,25 +194,25 @@ def test_precision_curves_enclose_ap():
 
 
 def test_sed_by_name_and_by_task(fake_sed):
-    assert expand(("all",), sounds=True) == (tuple(METRICS), [])
-    assert expand(("all", "sed"), sounds=False) == (tuple(METRICS), [])
+    assert expand_metrics(("all",), sounds=True) == (tuple(METRICS), [])
+    assert expand_metrics(("all", "sed"), sounds=False) == (tuple(METRICS), [])
     videos, found = random_case(1)
-    data = Evaluated(found, videos, {0: "a"}, TIOUS, Settings(resamples=7, seed=3))
+    data = EvaluationInput(found, videos, {0: "a"}, TIOUS, MetricSettings(resamples=7, seed=3))
     result = compute_metrics(data, ("sed",))["sed"]
     assert fake_sed == [(found, videos, {0: "a"}, 7, 3)]
-    tree = metrics_module.metrics_tree({"sed": result})["sed"]
+    tree = metrics_module.metrics_to_dict({"sed": result})["sed"]
     assert tree["headline"]["event_f1_macro"] == {"value": 0.1, "low": 0.0, "high": None}
     assert tree["details"].keys() == {"library", "per_class"}
 
 
 def test_missing_libraries(monkeypatch, case, run_script):
     monkeypatch.setattr(choice, "find_spec", lambda name: None)
-    names, notes = expand(("all",), sounds=True)
+    names, notes = expand_metrics(("all",), sounds=True)
     assert "sed" not in names
     assert len(notes) == 1
     assert '".[metrics]"' in notes[0]
     with pytest.raises(ConfigError, match=r"sed needs sed_scores_eval.*\.\[metrics\]"):
-        choice.choose_metrics("map,sed")
+        choice.parse_metrics("map,sed")
     annotations, results, _ = case
     status, out, err = run_script("tools/score.py", results, annotations, "--subset", "val", "--metrics", "map")
     assert_one_line(status, err, "the report of --metrics needs matplotlib", ".[metrics]")
@@ -288,9 +288,9 @@ def test_unknown_videos_are_counted_and_named(case, run_script):
     annotations, results, _ = case
     arguments = [annotations, "--subset", "val", "--metrics", "map,diagnosis"]
     known = load_annotations(annotations)
-    found, videos = read_results(results, known.class_names), [v.without_repeats() for v in known.videos]
+    found, videos = read_results(results, known.class_names), [v.remove_repeats() for v in known.videos]
     average = score_detections(found, videos, parse_tious("0.5:0.95:0.05")).average
-    counts = Diagnosis.of(found, videos, 0.5).counts()
+    counts = Diagnosis.compute(found, videos, 0.5).counts()
 
     def add(tree):
         tree["zz <1>"] = tree["zz <2>"] = [{"label": "two", "segment": [0, 10], "score": 1.0}] * 3
@@ -422,4 +422,9 @@ def test_the_official_figures_stay(run_script, tmp_path):
 
 
 def test_thresholds_keep_their_names():
-    assert [metrics_module.shown(t) for t in (0.5, 0.1 + 0.2, 0.333, 0.3334)] == ["0.50", "0.30", "0.333", "0.3334"]
+    assert [metrics_module.format_tiou(t) for t in (0.5, 0.1 + 0.2, 0.333, 0.3334)] == [
+        "0.50",
+        "0.30",
+        "0.333",
+        "0.3334",
+    ]

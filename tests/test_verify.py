@@ -24,7 +24,7 @@ def report_of(folder, tasks=None, **dataset) -> VerificationReport:
     tree = tiny_tree(folder)
     tree["TASK2"]["dataset"] |= dataset
     config = from_tree(tree)
-    return verify(config, config.choose(tasks), 2, lambda total: lambda: None)
+    return verify(config, config.select_tasks(tasks), 2, lambda total: lambda: None)
 
 
 def listed(report: VerificationReport) -> dict:

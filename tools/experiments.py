@@ -21,7 +21,7 @@ from joblib import cpu_count
 
 from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.config import Config, TaskSpec
-from libs.core.configfile import differences, load_config
+from libs.core.configfile import diff_configs, load_config
 from libs.core.errors import ConfigError, DataError, UserError, format_list
 from libs.core.files import make_folder, read_json, replacing
 from libs.core.processes import Job, alone_in, ended_as_interrupted, execute
@@ -151,7 +151,7 @@ def runs_of(path: str, name: str, args: argparse.Namespace) -> list[Run]:
         # A JSON string is a YAML string, whatever is in it.
         own = [f"run.output_folder={json.dumps(str(folder.parent), ensure_ascii=False)}", f"run.seed={seed}"]
         config = load_config(path, [*args.o, *own])
-        tasks = {task.key: name_of(task) for task in config.choose(args.tasks)}
+        tasks = {task.key: name_of(task) for task in config.select_tasks(args.tasks)}
         of_seed = folder.with_name(f"{folder.name}_seed{seed}")
         runs.append(Run(path, name, seed, of_seed, config, tasks, (*chosen, "-o", *args.o, *own)))
     return runs
@@ -187,7 +187,7 @@ def refuse_other_run(run: Run) -> None:
     if not run.metrics.exists() and not (run.folder / LAST).exists():
         return
     before = load_config(run.folder / "config.yaml")
-    changed = differences(before.to_tree(), run.config.to_tree(), MAY_CHANGE)
+    changed = diff_configs(before.to_tree(), run.config.to_tree(), MAY_CHANGE)
     if changed:
         raise ConfigError(
             f"{run.folder}: holds a run of another configuration: {format_list(changed, between='; ')}; choose another --out, "

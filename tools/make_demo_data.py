@@ -18,7 +18,7 @@ from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError
 from libs.core.files import make_folder, write_json
-from libs.core.prompts import load_prompts, random_prompts, save_prompts
+from libs.core.prompts import load_prompts, sample_prompts, save_prompts
 from libs.core.types import PACK_SUFFIXES
 from libs.datasets.annotations import load_annotations
 from libs.features.planted import PlantedSource
@@ -92,7 +92,7 @@ def write_task(task: TaskSpec, config: Config, rng: np.random.Generator) -> None
     make_folder(folder)
     (folder / MARKER).touch()
     write_json(json_file, annotations)
-    save_prompts(task.prompt_file, random_prompts(task.dataset.num_classes, config.model.text_dim, rng))
+    save_prompts(task.prompt_file, sample_prompts(task.dataset.num_classes, config.model.text_dim, rng))
 
     dims = (config.model.input_dim_visual, config.model.input_dim_audio)
     planted = PlantedSource(task, load_prompts(task, config.model.text_dim), dims)

@@ -25,7 +25,7 @@ from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError
 from libs.core.files import make_folder, write_json
-from libs.core.prompts import random_prompts, save_prompts
+from libs.core.prompts import sample_prompts, save_prompts
 from libs.features.windows import SAMPLE_RATE_HZ
 from libs.media.container import import_av
 from libs.media.decode import sound as decoded_sound
@@ -329,7 +329,7 @@ def annotate(task: TaskSpec, scenes: dict[str, list[Scene]]) -> dict:
 
 def write_task(task: TaskSpec, config: Config, annotations: dict, rng: np.random.Generator) -> None:
     write_json(Path(task.dataset.json_file), annotations)
-    save_prompts(task.prompt_file, random_prompts(task.dataset.num_classes, config.model.text_dim, rng))
+    save_prompts(task.prompt_file, sample_prompts(task.dataset.num_classes, config.model.text_dim, rng))
 
 
 def check(config: Config) -> Path:

@@ -23,7 +23,7 @@ def main() -> None:
     add_override_option(parser)
     args = parser.parse_args()
     config = load_config(args.config, args.o)
-    tasks = config.choose(args.tasks)
+    tasks = config.select_tasks(args.tasks)
     for task in tasks:
         if task.prompt_file.exists() and not args.replace:
             raise ConfigError(f"{task.prompt_file}: exists; --replace replaces it")
@@ -32,13 +32,13 @@ def main() -> None:
         for task in tasks
     }
     encoder = build_encoder(config.model.encoder)
-    tables = {task.key: encoder.encode_text([task.sentence(name) for name in names[task.key]]) for task in tasks}
+    tables = {task.key: encoder.encode_text([task.format_prompt(name) for name in names[task.key]]) for task in tasks}
     widths = {table.shape[1] for table in tables.values()}
     if widths != {config.model.text_dim}:
         raise ConfigError(f"{encoder.name}: embeds text in {widths.pop()} numbers; set model.text_dim to that")
     for task in tasks:
         save_prompts(task.prompt_file, tables[task.key])
-        print(f"{task.key}: {len(names[task.key])} prompts, such as {task.sentence(names[task.key][0])!r}")
+        print(f"{task.key}: {len(names[task.key])} prompts, such as {task.format_prompt(names[task.key][0])!r}")
         print(f"    in {task.prompt_file}")
 
 

@@ -137,7 +137,7 @@ def main() -> None:
     add_override_option(parser)
     args = parser.parse_args()
     config = load_config(args.config, args.o)
-    tasks = config.choose(args.task)
+    tasks = config.select_tasks(args.task)
     if len(tasks) > 1:
         raise ConfigError(f"{args.task}: a pack holds one task; pack them one by one")
     task = tasks[0]

@@ -65,7 +65,7 @@ def main() -> None:
     if jobs < 1:
         raise ConfigError(f"--jobs {jobs}: expected at least 1")
     config = load_config(args.config, args.o)
-    tasks = config.choose(args.tasks)
+    tasks = config.select_tasks(args.tasks)
 
     known = read_manifest(args.manifest) if args.manifest and args.manifest.exists() else None
     bar = partial(tqdm, desc="examining features", unit="video", leave=False, disable=None)

@@ -194,7 +194,7 @@ class TaskSpec(Section):
     def defaults(self) -> TaskType:
         return TASK_TYPES.get(self.task_type, OTHER_TASK_TYPE)
 
-    def sentence(self, label: str) -> str:
+    def format_prompt(self, label: str) -> str:
         """A class's prompt (method.md §1)."""
         return (self.prompt or self.defaults.prompt).replace("{label}", label)
 
@@ -398,7 +398,7 @@ class Config(Section):
         """Rows of the position table."""
         return max(task.dataset.max_seq_len for task in self.tasks.values())
 
-    def choose(self, tasks: str | None) -> list[TaskSpec]:
+    def select_tasks(self, tasks: str | None) -> list[TaskSpec]:
         """The tasks named by `--tasks 1-2-3`, in that order; for None those of run.tasks, or all of the file's."""
         tasks, named_by = (self.run.tasks, "run.tasks: ") if tasks is None else (tasks, "--tasks ")
         if tasks is None:

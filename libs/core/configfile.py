@@ -179,13 +179,13 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
     return from_tree(tree, layers)
 
 
-def differences(before: dict, now: dict, may_change: frozenset[str], path: tuple[str, ...] = ()) -> list[str]:
+def diff_configs(before: dict, now: dict, may_change: frozenset[str], path: tuple[str, ...] = ()) -> list[str]:
     """The keys in which two configurations' trees differ, as "a.b was 1, is 2"; not those named in `may_change`."""
     found = []
     for key in before.keys() | now.keys():
         where, old, new = (*path, key), before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, may_change, where)
+            found += diff_configs(old, new, may_change, where)
         elif old != new and not may_change & {*where, ".".join(where)}:
             found.append(f"{'.'.join(where)} was {old}, is {new}")
     return sorted(found)

@@ -26,15 +26,15 @@ def load_prompts(task: TaskSpec, text_dim: int) -> np.ndarray:
     return table.astype(np.float32)
 
 
-def network_prompts(task: TaskSpec, config: ModelConfig) -> np.ndarray:
+def build_prompts(task: TaskSpec, config: ModelConfig) -> np.ndarray:
     """What the network is to know of a task's classes: its prompt table, or with `prompts: random` unit vectors that
     say nothing, the same ones whenever asked. (num_classes, text_dim) float32. Raises DataError as load_prompts."""
     if config.prompts != "random":
         return load_prompts(task, config.text_dim)
-    return random_prompts(task.dataset.num_classes, config.text_dim, seed=zlib.crc32(task.key.encode()))
+    return sample_prompts(task.dataset.num_classes, config.text_dim, seed=zlib.crc32(task.key.encode()))
 
 
-def random_prompts(num_classes: int, text_dim: int, seed: int | np.random.Generator) -> np.ndarray:
+def sample_prompts(num_classes: int, text_dim: int, seed: int | np.random.Generator) -> np.ndarray:
     """(num_classes, text_dim) float32 unit rows that mean nothing, for encoders that embed no text; a generator is
     drawn from."""
     table = np.random.default_rng(seed).standard_normal((num_classes, text_dim)).astype(np.float32)

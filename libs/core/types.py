@@ -34,7 +34,7 @@ class Video:
     segments: np.ndarray
     labels: np.ndarray
 
-    def repeats(self) -> list[int]:
+    def find_repeats(self) -> list[int]:
         """The annotations that equal an earlier one: same label, both ends within 1e-3 s (method.md §2)."""
         # Plain numbers: an evaluation asks this of thousands of videos, each with a few annotations.
         rows = [(label, *segment) for label, segment in zip(self.labels.tolist(), self.segments.tolist(), strict=True)]
@@ -44,8 +44,8 @@ class Video:
             (repeated if any(_is_repeat(rows[j], row) for j in kept) else kept).append(i)
         return repeated
 
-    def without_repeats(self) -> Video:
-        repeated = self.repeats()
+    def remove_repeats(self) -> Video:
+        repeated = self.find_repeats()
         if not repeated:
             return self
         segments, labels = (np.delete(values, repeated, axis=0) for values in (self.segments, self.labels))
@@ -65,7 +65,7 @@ class Features(NamedTuple):
     audio: np.ndarray
 
     @classmethod
-    def of(cls, arrays: dict[str, np.ndarray], length: int) -> Features:
+    def from_arrays(cls, arrays: dict[str, np.ndarray], length: int) -> Features:
         """Of the wanted modalities' arrays (length, D)."""
         nothing = np.empty((length, 0), np.float16)
         visual, audio = (_floats(arrays.get(modality, nothing)) for modality in MODALITIES)
@@ -178,7 +178,7 @@ class Detections:
             np.concatenate([np.empty(0, np.int64), *(p.labels for p in parts)]),
         )
 
-    def in_order_of(self, video_ids: list[str]) -> Detections:
+    def reorder_videos(self, video_ids: list[str]) -> Detections:
         """The same detections, videos in the given order."""
         place = {video_id: i for i, video_id in enumerate(video_ids)}
         video = np.array([place[v] for v in self.video_ids], np.int64)[self.video]

@@ -29,7 +29,7 @@ class ClipDataset(Dataset):
 
     def __init__(self, videos: list[Video], source: FeatureSource, task: TaskSpec, seed: int = 0):
         """Raises DataError if features are missing or do not fit."""
-        self.videos = [video.without_repeats() for video in videos] if task.drop_repeats else list(videos)
+        self.videos = [video.remove_repeats() for video in videos] if task.drop_repeats else list(videos)
         self.source, self.task, self.seed = source, task, seed
         self.lengths = source.lengths(self.videos)  # in windows, before any resizing
         for video in self.videos:

@@ -71,7 +71,7 @@ class NpyFolder:
     def load(self, video: Video) -> Features:
         length = self._length(video.video_id)
         files = self._files(video.video_id).items()
-        return Features.of({modality: np.load(path, allow_pickle=False)[:length] for modality, path in files}, length)
+        return Features.from_arrays({modality: np.load(path, allow_pickle=False)[:length] for modality, path in files}, length)
 
 
 class Hdf5Pack:
@@ -124,7 +124,7 @@ class Hdf5Pack:
             arrays = {modality: array[:length] for modality, array in self._arrays(video.video_id).items()}
         except OSError as error:
             raise DataError(f"{self.path}: video {video.video_id}: {error}; pack the features again") from None
-        return Features.of(arrays, length)
+        return Features.from_arrays(arrays, length)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_file": None}

@@ -22,7 +22,7 @@ from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES
 from libs.media.encoders.base import Encoder
 from libs.media.encoders.build import build_encoder
 from libs.media.extract import Extracted, extract
-from libs.modeling.postprocess import decode
+from libs.modeling.postprocess import decode_predictions
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
 
@@ -72,7 +72,7 @@ class Localizer:
                 f"{path}: was trained on features of {provenance}, not of {encoder}; use --encoder {provenance}"
             )
         trained = [task for key, task in config.tasks.items() if key in content["class_names"]]
-        chosen = trained if tasks is None else config.choose(tasks)
+        chosen = trained if tasks is None else config.select_tasks(tasks)
         for task in chosen:
             if task not in trained:
                 raise ConfigError(
@@ -122,7 +122,7 @@ class Localizer:
         if self.model.config.prompts == "context":
             embed, _ = self.encoder.context_embedder(names, self.model.config.context_length)
             return embed(self.model.learned_prompts[task.key])
-        return torch.from_numpy(self.encoder.encode_text([task.sentence(name) for name in names]))
+        return torch.from_numpy(self.encoder.encode_text([task.format_prompt(name) for name in names]))
 
     def localize(self, path: str | Path, min_score: float = 0.1) -> list[Event]:
         """The events of a video, the best first. Raises MediaError on a file that cannot be read."""
@@ -199,7 +199,7 @@ class Localizer:
         prediction = self.model(batch.to(next(self.model.parameters()).device), task.key)
         if spec.class_aware and task.key in self.nearest:
             prediction = replace(prediction, offsets=prediction.offsets[:, :, self.nearest[task.key]])
-        found = decode(prediction, batch.clips, task)
+        found = decode_predictions(prediction, batch.clips, task)
         for (start, end), score, label in zip(found.segments.tolist(), found.scores, found.labels, strict=True):
             if score >= min_score and end > start:
                 yield Event(task.key, task.task_type, self.class_names[task.key][label], start, end, float(score))

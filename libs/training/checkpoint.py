@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from libs.core.config import ModelConfig
-from libs.core.configfile import differences, from_tree
+from libs.core.configfile import diff_configs, from_tree
 from libs.core.errors import CheckpointError, format_list
 from libs.core.files import replacing
 from libs.modeling.published import from_published, is_published
@@ -144,7 +144,7 @@ def _other_network(content: dict[str, Any], config: ModelConfig) -> list[str]:
     if not isinstance(content.get("config"), dict):  # a published one
         return []
     trained = from_tree(content["config"]).model
-    return differences(trained.model_dump(mode="json"), config.model_dump(mode="json"), EVALUATION_MAY_CHANGE)
+    return diff_configs(trained.model_dump(mode="json"), config.model_dump(mode="json"), EVALUATION_MAY_CHANGE)
 
 
 def _parts(names: list[str]) -> list[str]:

@@ -86,7 +86,7 @@ def run_inference(model: nn.Module, data: EvalSet, ctx: DistributedContext, prin
     parts = ctx.run_on_all(lambda: [_detect_batch(model, batch.to(ctx.device), data, ctx) for batch in progress])
     found = Detections.concat([part for parts in ctx.all_gather(parts) for part in parts])
     assert sorted(found.video_ids) == sorted(v.video_id for v in data.videos), "a video evaluated twice or never"
-    return found.in_order_of([video.video_id for video in data.videos])
+    return found.reorder_videos([video.video_id for video in data.videos])
 
 
 def _detect_batch(model: nn.Module, batch: Batch, data: EvalSet, ctx: DistributedContext) -> Detections:

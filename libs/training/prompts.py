@@ -4,7 +4,7 @@ import torch
 
 from libs.core.config import Config
 from libs.core.errors import ConfigError
-from libs.core.prompts import network_prompts
+from libs.core.prompts import build_prompts
 from libs.media.encoders.build import build_encoder
 from libs.modeling.uniav import UniAV
 from libs.training.evaluation import EvalSet
@@ -22,7 +22,7 @@ def set_prompts(model: UniAV, config: Config, eval_sets: list[EvalSet]) -> None:
     if spec.prompts != "context":
         for data in eval_sets:
             task = data.task
-            model.set_prompts(task.key, torch.from_numpy(network_prompts(task, spec)))
+            model.set_prompts(task.key, torch.from_numpy(build_prompts(task, spec)))
         return
     encoder = build_encoder(spec.encoder)
     if not hasattr(encoder, "context_embedder"):

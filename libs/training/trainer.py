@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from libs.core.config import Config, TaskSpec
-from libs.core.configfile import differences, from_tree
+from libs.core.configfile import diff_configs, from_tree
 from libs.core.errors import CheckpointError, TrainingError, format_list
 from libs.core.types import Batch
 from libs.datasets.clips import ClipDataset
@@ -269,7 +269,7 @@ class Trainer:
             )
         load_weights(self.model, state["state_dict"], path)
         # Through a Config: what keys were by default when there were fewer.
-        changed = differences(from_tree(state["config"]).to_tree(), self.config.to_tree(), RESUME_MAY_CHANGE)
+        changed = diff_configs(from_tree(state["config"]).to_tree(), self.config.to_tree(), RESUME_MAY_CHANGE)
         if changed:
             raise CheckpointError(
                 f"{path}: the run had another configuration: {format_list(changed, between='; ')}; resume with the same, or "

@@ -201,7 +201,7 @@ def check_events(task: TaskSpec, split: str, videos: list[Video]) -> Iterator[Fi
     cases = [
         Occurrence(video.video_id, "label_id {}, [{:g}, {:g}] again".format(video.labels[i], *video.segments[i]))
         for video in videos
-        for i in video.repeats()
+        for i in video.find_repeats()
     ]
     yield from found(task.key, split, "repeated event", cases, severity="note" if task.drop_repeats else None)
     nothing = (Occurrence(video.video_id, "no event") for video in videos if not len(video.labels))

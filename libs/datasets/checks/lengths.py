@@ -36,7 +36,7 @@ class TaskLengths:
 
     @classmethod
     def of(cls, task: TaskSpec, model: ModelConfig, videos: list[Video], clips: list[int]) -> "TaskLengths":
-        videos = [video.without_repeats() for video in videos] if task.drop_repeats else videos
+        videos = [video.remove_repeats() for video in videos] if task.drop_repeats else videos
         segments, inside = [np.empty((0, 2))], [np.empty(0, bool)]
         for video, length in zip(videos, clips, strict=True):
             stride, frames = grid(task.dataset, length)

@@ -132,7 +132,7 @@ def what_is_odd(entries: dict[str, Entry], ids: dict[str, int]) -> list[str]:
 
 def count_repeats(entries: dict[str, Entry], ids: dict[str, int]) -> int:
     videos = [entry.as_video(ids) for entry in entries.values()]
-    return sum(len(video.labels) - len(video.without_repeats().labels) for video in videos)
+    return sum(len(video.labels) - len(video.remove_repeats().labels) for video in videos)
 
 
 def _first_repeat(entries: dict[str, Entry], ids: dict[str, int]) -> str:
@@ -140,7 +140,7 @@ def _first_repeat(entries: dict[str, Entry], ids: dict[str, int]) -> str:
         video = entry.as_video(ids)
         for n, row in enumerate(entry.events, 1):
             first = replace(video, segments=video.segments[:n], labels=video.labels[:n])
-            if len(first.without_repeats().labels) < n:
+            if len(first.remove_repeats().labels) < n:
                 return row.where
     raise AssertionError("no repeat")
 

@@ -30,7 +30,7 @@ class DetectionScores:
         """The mean of `map` over thresholds, the number that is reported."""
         return float(self.map.mean())
 
-    def of(self, labels: list[int], others: bool = False) -> "DetectionScores":
+    def select(self, labels: list[int], others: bool = False) -> "DetectionScores":
         """The scores of some classes, or of all others."""
         rows = np.isin(self.labels, labels, invert=others)
         return DetectionScores(self.tious, self.labels[rows], self.ap[rows])
@@ -45,7 +45,7 @@ class GroundTruth:
     labels: np.ndarray
 
     @classmethod
-    def of(cls, videos: list[Video]) -> "GroundTruth":
+    def from_videos(cls, videos: list[Video]) -> "GroundTruth":
         return cls(
             np.repeat(np.arange(len(videos)), [len(v.labels) for v in videos]),
             np.concatenate([np.empty((0, 2)), *(v.segments for v in videos)]),
@@ -93,11 +93,11 @@ def score_detections(
     Within one score, rows are taken in reverse order, as the official code does. keep_repeats keeps annotations that
     equal an earlier one.
     """
-    return score_matches(match_detections(detections, videos if keep_repeats else without_repeats(videos), tious))
+    return score_matches(match_detections(detections, videos if keep_repeats else remove_repeats(videos), tious))
 
 
-def without_repeats(videos: list[Video]) -> list[Video]:
-    return [video.without_repeats() for video in videos]
+def remove_repeats(videos: list[Video]) -> list[Video]:
+    return [video.remove_repeats() for video in videos]
 
 
 def score_matches(matches: Matches) -> DetectionScores:
@@ -113,7 +113,7 @@ def score_matches(matches: Matches) -> DetectionScores:
 def match_detections(detections: Detections, videos: list[Video], tious: tuple[float, ...]) -> Matches:
     """At each threshold, every detection in falling score takes the annotation of its video and class that it overlaps
     most of those left, if enough. Repeated annotations are taken as they are."""
-    truth = GroundTruth.of(videos)
+    truth = GroundTruth.from_videos(videos)
     labels, gt_class = np.unique(truth.labels, return_inverse=True)
 
     # Predictions of classes that the ground truth has, a class after the other, each in falling score.
@@ -127,7 +127,7 @@ def match_detections(detections: Detections, videos: list[Video], tious: tuple[f
 
     # Those of one video and class are a group and compete for its ground truth.
     groups, gt_group = np.unique(truth.video * len(labels) + gt_class, return_inverse=True)
-    video = places_of(detections, videos)[detections.video[rows]]
+    video = find_video_indices(detections, videos)[detections.video[rows]]
     group = index_in(groups, np.where(video < 0, -1, video * len(labels) + column))
     rivals = np.flatnonzero(group >= 0)  # the others can hit nothing
     segments = detections.segments[rows[rivals]]
@@ -140,7 +140,7 @@ def match_detections(detections: Detections, videos: list[Video], tious: tuple[f
     return Matches(tuple(tious), truth, labels, gt_class, rows, column, video, hit[order], taken[order], cuts)
 
 
-def places_of(detections: Detections, videos: list[Video]) -> np.ndarray:
+def find_video_indices(detections: Detections, videos: list[Video]) -> np.ndarray:
     """For each of the detections' videos its index in `videos`, -1 where it is not there."""
     place = {video.video_id: i for i, video in enumerate(videos)}
     return np.array([place.get(v, -1) for v in detections.video_ids], np.int64)
