@@ -19,7 +19,7 @@ TIME_TOLERANCE_S = 1e-6  # times are written with few digits
 
 
 @dataclass(frozen=True)
-class TaskData:
+class TaskVideos:
     """A task's videos as a run would take them, of what can be read: roles "train", "val", "test" -> videos."""
 
     task: TaskSpec
@@ -28,14 +28,14 @@ class TaskData:
     problems: tuple[Problem, ...] = ()
 
     @classmethod
-    def read(cls, task: TaskSpec) -> "TaskData":
+    def read(cls, task: TaskSpec) -> "TaskVideos":
         """Raises DataError where there is no annotation file."""
         problems: list[Problem] = []
         annotations = read_annotations(task.dataset.json_file, task.dataset.num_classes, problems.append)
         return cls.of(task, annotations, problems)
 
     @classmethod
-    def of(cls, task: TaskSpec, annotations: Annotations, problems: Iterable[Problem] = ()) -> "TaskData":
+    def of(cls, task: TaskSpec, annotations: Annotations, problems: Iterable[Problem] = ()) -> "TaskVideos":
         roles = {}
         for role, splits in roles_of(task).items():
             try:
@@ -58,7 +58,7 @@ def roles_of(task: TaskSpec) -> dict[str, tuple[str, ...]]:
     return {"train": task.train_split, "val": task.val_split, "test": task.test_split}
 
 
-def check_annotations(data: TaskData) -> Iterator[Finding]:
+def check_annotations(data: TaskVideos) -> Iterator[Finding]:
     """All that annotations alone tell."""
     yield from check_entries(data)
     yield from check_roles(data)
@@ -70,7 +70,7 @@ def check_annotations(data: TaskData) -> Iterator[Finding]:
         yield from check_events(data.task, split, videos)
 
 
-def check_entries(data: TaskData) -> Iterator[Finding]:
+def check_entries(data: TaskVideos) -> Iterator[Finding]:
     """What the loader refuses."""
     groups = defaultdict(list)
     for problem in data.problems:
@@ -81,7 +81,7 @@ def check_entries(data: TaskData) -> Iterator[Finding]:
         yield from found(data.task.key, subset, kind, cases)
 
 
-def check_roles(data: TaskData) -> Iterator[Finding]:
+def check_roles(data: TaskVideos) -> Iterator[Finding]:
     """Splits that are empty, too small or named by none."""
     task, roles = data.task, data.roles
     wanted = roles_of(task)
@@ -100,7 +100,7 @@ def check_roles(data: TaskData) -> Iterator[Finding]:
         yield from found(task.key, "", "no event in training", [Occurrence("+".join(task.train_split), said)])
 
 
-def check_shared(data: TaskData) -> Iterator[Finding]:
+def check_shared(data: TaskVideos) -> Iterator[Finding]:
     """Videos that several roles take."""
     task, wanted = data.task, roles_of(data.task)
     for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
@@ -110,7 +110,7 @@ def check_shared(data: TaskData) -> Iterator[Finding]:
         yield from found(task.key, "", f"{one} and {other} share videos", [Occurrence(names, said)] if shared else [])
 
 
-def check_names(data: TaskData) -> Iterator[Finding]:
+def check_names(data: TaskVideos) -> Iterator[Finding]:
     """Names against ids."""
     key, annotations = data.task.key, data.annotations
     ids, names = defaultdict(set), defaultdict(set)
@@ -144,7 +144,7 @@ def _listed(values: Iterable) -> str:
     return ", ".join(repr(value) for value in sorted(values))
 
 
-def check_classes(data: TaskData) -> Iterator[Finding]:
+def check_classes(data: TaskVideos) -> Iterator[Finding]:
     """Classes without an example."""
     counts = {}
     for role, videos in data.roles.items():

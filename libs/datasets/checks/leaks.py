@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import permutations, product
 
-from libs.datasets.checks.events import TaskData
+from libs.datasets.checks.events import TaskVideos
 from libs.datasets.checks.feature_files import SplitFeatures
 from libs.datasets.checks.findings import Finding, Occurrence, found
 
@@ -19,7 +19,7 @@ def recording(video_id: str) -> str:
     return part[1] if part else video_id.removeprefix("v_")
 
 
-def check_recordings(tasks: list[TaskData]) -> Iterator[Finding]:
+def check_recordings(tasks: list[TaskVideos]) -> Iterator[Finding]:
     """Videos of a test split that a training split has, too: in another task, or as another part of the recording."""
     trained = defaultdict(list)
     for data in tasks:
@@ -49,7 +49,7 @@ def _owners(features: dict[str, SplitFeatures]) -> dict[tuple[str, str], list[st
     return owners
 
 
-def check_equal_features(data: TaskData, features: dict[str, SplitFeatures]) -> Iterator[Finding]:
+def check_equal_features(data: TaskVideos, features: dict[str, SplitFeatures]) -> Iterator[Finding]:
     """Features of one content under several ids of a task. features: split -> what was read."""
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)  # video ids -> modalities
     for (modality, _), video_ids in _owners(features).items():
@@ -70,7 +70,7 @@ def check_equal_features(data: TaskData, features: dict[str, SplitFeatures]) -> 
 
 
 def check_equal_features_of_tasks(
-    tasks: list[TaskData], features: dict[str, dict[str, SplitFeatures]]
+    tasks: list[TaskVideos], features: dict[str, dict[str, SplitFeatures]]
 ) -> Iterator[Finding]:
     """Features of one content in one task's training and another's test, under other ids. features: task -> split."""
     owners = {data.task.key: _owners(features.get(data.task.key, {})) for data in tasks}

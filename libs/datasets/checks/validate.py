@@ -9,7 +9,7 @@ import numpy as np
 from libs.core.config import TaskSpec
 from libs.core.errors import DataError
 from libs.datasets.annotations import Annotations
-from libs.datasets.checks.events import TaskData, check_names, check_prompts, check_roles, check_times
+from libs.datasets.checks.events import TaskVideos, check_names, check_prompts, check_roles, check_times
 from libs.datasets.checks.feature_files import check_lengths
 from libs.datasets.checks.findings import Finding, sanitize
 from libs.datasets.clips import ClipDataset
@@ -23,7 +23,7 @@ def validate_task_data(
     prompts (C, text_dim), if there are any; opened: what the run trains and evaluates on. Returns a sentence for each
     check of lengths that only a few videos do not pass.
     """
-    data = TaskData.of(task, annotations)
+    data = TaskVideos.of(task, annotations)
     findings = [*check_names(data), *check_roles(data)]
     if prompts is not None:
         findings += check_prompts(task, prompts)

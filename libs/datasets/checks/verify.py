@@ -12,7 +12,7 @@ from libs.core.config import Config, TaskSpec
 from libs.core.errors import DataError, UserError
 from libs.core.prompts import load_prompts
 from libs.core.types import PACK_SUFFIXES, Video
-from libs.datasets.checks.events import TaskData, check_annotations, check_prompts, roles_of
+from libs.datasets.checks.events import TaskVideos, check_annotations, check_prompts, roles_of
 from libs.datasets.checks.feature_files import SplitFeatures, check_features, hash_file
 from libs.datasets.checks.findings import SEVERITIES, Finding, Occurrence, found, sanitize
 from libs.datasets.checks.leaks import check_equal_features, check_equal_features_of_tasks, check_recordings
@@ -81,7 +81,7 @@ def verify(
     return report
 
 
-def _read(task: TaskSpec, config: Config, report: VerificationReport) -> TaskData | None:
+def _read(task: TaskSpec, config: Config, report: VerificationReport) -> TaskVideos | None:
     """Annotations and prompts; None where there are no annotations."""
     prompt_file, json_file = task.prompt_file, Path(task.dataset.json_file)
     _add_file(report, json_file)
@@ -93,7 +93,7 @@ def _read(task: TaskSpec, config: Config, report: VerificationReport) -> TaskDat
             said = str(error).removeprefix(f"{prompt_file}: ")
             report.findings += found(task.key, "", "prompt table", [Occurrence(str(prompt_file), said)])
     try:
-        data = TaskData.read(task)
+        data = TaskVideos.read(task)
     except DataError as error:
         said = str(error).removeprefix(f"{json_file}: ")
         report.findings += found(task.key, "", "annotation file", [Occurrence(str(json_file), said)])
@@ -127,7 +127,7 @@ def _add_file(report: VerificationReport, path: Path) -> None:
             return
 
 
-def _facts(data: TaskData, split: str, videos: list[Video], features: SplitFeatures) -> dict:
+def _facts(data: TaskVideos, split: str, videos: list[Video], features: SplitFeatures) -> dict:
     roles = [role for role, splits in roles_of(data.task).items() if split in splits]
     labels = np.concatenate([np.empty(0, np.int64), *(video.labels for video in videos)])
     return {
@@ -142,7 +142,7 @@ def _facts(data: TaskData, split: str, videos: list[Video], features: SplitFeatu
     }
 
 
-def _lengths(data: TaskData, config: Config, features: dict[str, SplitFeatures]) -> TaskLengths:
+def _lengths(data: TaskVideos, config: Config, features: dict[str, SplitFeatures]) -> TaskLengths:
     """Of training; a video without features counts as long as its duration makes it."""
     videos = data.roles["train"]
     known = {name: length for split in features.values() for name, length in split.lengths.items()}
