@@ -17,7 +17,7 @@ from libs.datasets.annotations import load_annotations
 from libs.evaluation.metrics.average_precision import remove_repeats
 from libs.evaluation.metrics.compute import METRICS, EvaluationInput, compute_metrics, metrics_to_dict
 from libs.evaluation.metrics.selection import expand_metrics
-from libs.evaluation.reports.html import Part, choose_for_report, write_report
+from libs.evaluation.reports.report_page import Part, choose_for_report, write_report
 from libs.evaluation.reports.tables import headline_table, score_rows, score_table, score_tree
 from libs.evaluation.results import write_results
 from libs.features.provenance import check_provenance
@@ -79,7 +79,7 @@ def measure(data: EvalSet, detections: Detections, chosen: tuple[str, ...]) -> t
     evaluated = EvaluationInput(detections, videos, class_names, data.task.tious, seen=data.seen)
     results = compute_metrics(evaluated, names)
     print("\n".join([headline_table(results), *notes]) + "\n", flush=True)
-    return metrics_to_dict(results), Part.draw(data.name, evaluated, results, tuple(notes))
+    return metrics_to_dict(results), Part.build(data.name, evaluated, results, tuple(notes))
 
 
 def only_trained(tasks: list[TaskSpec], asked: str | None, content: dict, path: Path) -> list[TaskSpec]:

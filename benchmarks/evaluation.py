@@ -11,9 +11,9 @@ from benchmarks.case import BenchmarkCase, Measured, Setting, Variant
 from libs.core.config import parse_tious
 from libs.core.types import Detections, Video
 from libs.evaluation.metrics.average_precision import DetectionScores, score_detections
+from libs.evaluation.metrics.bootstrap import resample_weights
 from libs.evaluation.metrics.compute import EvaluationInput, MetricSettings, compute_metrics
 from libs.evaluation.metrics.selection import expand_metrics
-from libs.evaluation.reports.experiments import draw
 from tests.oracles import average_precision
 
 PUBLISHED_S = 25.5  # with two processes
@@ -89,7 +89,7 @@ def metrics_case(setting: Setting) -> BenchmarkCase:
 
     def plain() -> Measured:
         began = time.perf_counter()
-        weights = draw(len(videos), settings.resamples, settings.seed)[1 : 1 + WRITTEN_OUT, :-1]
+        weights = resample_weights(len(videos), settings.resamples, settings.seed)[1 : 1 + WRITTEN_OUT, :-1]
         averages = [score_detections(*written_out(found, videos, row), TIOUS).average for row in weights]
         return Measured((time.perf_counter() - began) * settings.resamples / len(weights), np.array(averages))
 

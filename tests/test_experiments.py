@@ -16,7 +16,15 @@ import yaml
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError
 from libs.core.processes import Child, Job, alone_in, execute
-from libs.evaluation.reports.experiments import Experiment, TaskName, compare, draw, markdown, t_quantile, write_csv
+from libs.evaluation.reports.experiment_table import (
+    Experiment,
+    TaskName,
+    compare,
+    draw,
+    markdown,
+    t_quantile,
+    write_csv,
+)
 from tests.conftest import ROOT, write_yaml
 
 TAL, SED = TaskName("TASK1", "TAL", "anet"), TaskName("TASK3", "SED", "dcase")

@@ -3,7 +3,7 @@
 python tools/compare.py ckpt/demo_a ckpt/demo_b                       # two folders that eval.py wrote to
 python tools/compare.py A.json B.json ANNOTATIONS.json --subset val   # two results files of the same videos
 
-Differences are B - A; p is below .05 where the 95 % interval does not hold 0 (libs/evaluation/compare.py).
+Differences are B - A; p is below .05 where the 95 % interval does not hold 0 (libs/evaluation/paired_comparison.py).
 """
 
 import argparse
@@ -18,11 +18,17 @@ from libs.core.config import parse_tious
 from libs.core.errors import ConfigError, DataError
 from libs.core.files import read_json, replacing, write_json
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.compare import Comparison, MetricDifference, choose_paired, compare_results, expand_paired
-from libs.evaluation.metrics.average_precision import without_repeats
-from libs.evaluation.metrics.compute import Evaluated, Settings, finite
-from libs.evaluation.reports.html import page, section, table
-from libs.evaluation.results import check_overlap, notes_on, read_results
+from libs.evaluation.metrics.average_precision import remove_repeats
+from libs.evaluation.metrics.compute import EvaluationInput, MetricSettings, replace_non_finite
+from libs.evaluation.paired_comparison import (
+    Comparison,
+    MetricDifference,
+    choose_paired,
+    compare_results,
+    expand_paired,
+)
+from libs.evaluation.reports.report_page import page, section, table
+from libs.evaluation.results import check_overlap, list_mismatches, read_results
 
 MOST_CLASSES = 10  # gains and losses that are shown
 HEAD = ["", "A", "B", "B - A", "95 %", "p"]
@@ -108,10 +114,10 @@ def compare_pair(pair: Pair, names: tuple[str, ...], keep_repeats: bool) -> Comp
     for path in pair.results:
         detections = read_results(path, annotations.class_names)
         check_overlap(path, detections, videos, annotations.class_names)
-        for note in notes_on(detections, videos):
+        for note in list_mismatches(detections, videos):
             print(f"warning: {path}: {note}")
-        truth = videos if keep_repeats else without_repeats(videos)
-        both.append(Evaluated(detections, truth, annotations.class_names, pair.tious, Settings()))
+        truth = videos if keep_repeats else remove_repeats(videos)
+        both.append(EvaluationInput(detections, truth, annotations.class_names, pair.tious, MetricSettings()))
     return compare_results(*both, names)
 
 
@@ -151,7 +157,7 @@ def main() -> None:
             print("\n" + tabulate(shown, headers=[f"{pair.title}, {title}, in %", *HEAD[1:]], disable_numparse=True))
             body.append(section(f"{pair.title}: {title}", table(HEAD, shown)))
     if args.json:
-        write_json(args.json, finite({"A": str(args.a), "B": str(args.b), **tree}))
+        write_json(args.json, replace_non_finite({"A": str(args.a), "B": str(args.b), **tree}))
     if args.html:
         with replacing(args.html) as path:
             path.write_text(page(f"{args.b.name} against {args.a.name}", ABOUT, "\n".join(body)), encoding="utf-8")

@@ -25,7 +25,7 @@ from libs.core.configfile import diff_configs, load_config
 from libs.core.errors import ConfigError, DataError, UserError, format_list
 from libs.core.files import make_folder, read_json, replacing
 from libs.core.processes import Job, alone_in, ended_as_interrupted, execute
-from libs.evaluation.reports.experiments import Experiment, TaskName, draw, markdown, write_csv
+from libs.evaluation.reports.experiment_table import Experiment, TaskName, draw, markdown, write_csv
 from libs.training.checkpoint import LAST
 from libs.training.trainer import RESUME_MAY_CHANGE
 

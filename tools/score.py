@@ -12,12 +12,12 @@ from libs.core.config import parse_tious
 from libs.core.errors import ConfigError
 from libs.core.files import make_folder, write_json
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.metrics.average_precision import score_detections, without_repeats
-from libs.evaluation.metrics.compute import METRICS, Evaluated, compute_metrics, metrics_tree
-from libs.evaluation.metrics.selection import expand
-from libs.evaluation.reports.html import Part, choose_for_report, write_report
+from libs.evaluation.metrics.average_precision import remove_repeats, score_detections
+from libs.evaluation.metrics.compute import METRICS, EvaluationInput, compute_metrics, metrics_to_dict
+from libs.evaluation.metrics.selection import expand_metrics
+from libs.evaluation.reports.report_page import Part, choose_for_report, write_report
 from libs.evaluation.reports.tables import headline_table, score_table, score_tree
-from libs.evaluation.results import check_overlap, notes_on, read_results
+from libs.evaluation.results import check_overlap, list_mismatches, read_results
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,7 +56,7 @@ def main() -> None:
     check_overlap(args.results, detections, videos, annotations.class_names)
     scores = score_detections(detections, videos, tious, keep_repeats=args.keep_duplicates)
 
-    notes = notes_on(detections, videos)
+    notes = list_mismatches(detections, videos)
     print(f"{len(detections.scores)} detections, {len(videos)} videos, {len(scores.labels)} classes")
     for note in notes:
         print(f"warning: {note}")
@@ -66,15 +66,15 @@ def main() -> None:
     if chosen:
         folder = args.output or args.results.with_name(args.results.name.split(".json")[0] + "_metrics")
         make_folder(folder)
-        names, more = expand(chosen, sounds=False)
-        truth = videos if args.keep_duplicates else without_repeats(videos)
-        data = Evaluated(detections, truth, annotations.class_names, tious)
+        names, more = expand_metrics(chosen, sounds=False)
+        truth = videos if args.keep_duplicates else remove_repeats(videos)
+        data = EvaluationInput(detections, truth, annotations.class_names, tious)
         results = compute_metrics(data, names)
         print("\n" + headline_table(results))
         for note in more:
             print(note)
-        part = Part.draw(f"{args.results.name}, {args.subset}", data, results, (*notes, *more))
-        tree["metrics"] = metrics_tree(results)
+        part = Part.build(f"{args.results.name}, {args.subset}", data, results, (*notes, *more))
+        tree["metrics"] = metrics_to_dict(results)
         write_report(folder, args.results.name, {"": part})
         write_json(folder / "metrics.json", tree)
         print(f"written to {folder}: metrics.json, report.html, plots")

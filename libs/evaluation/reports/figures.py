@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from libs.evaluation.metrics.compute import TOP, Evaluated, MetricResult, at
+from libs.evaluation.metrics.compute import RECALL_KS, EvaluationInput, MetricResult, metric_name
 from libs.evaluation.reports.timelines import choose_videos
 
 INK, SOFT, GRID, BLUE, ORANGE, GREEN = "#1d2430", "#667085", "#e4e7ec", "#2f6bd8", "#e07b39", "#2e9b6f"
@@ -81,7 +81,7 @@ def _errors(numbers: list[dict]) -> np.ndarray:
     return np.nan_to_num(np.stack([rows[:, 0] - rows[:, 1], rows[:, 2] - rows[:, 0]])).clip(min=0)
 
 
-def draw_precision_recall(data: Evaluated, results: dict[str, MetricResult]):
+def draw_precision_recall(data: EvaluationInput, results: dict[str, MetricResult]):
     result = results["map"]
     curves = result.details["precision_recall"]
     figure, (left, right) = _axes(10, 3.8, 2, width_ratios=[1.35, 1])
@@ -91,7 +91,7 @@ def draw_precision_recall(data: Evaluated, results: dict[str, MetricResult]):
         xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="Precision and recall, mean of classes"
     )
     left.legend(fontsize=8, ncols=1 + (len(data.tious) > 5))
-    numbers = [result.headline[at("mAP", tiou)]._asdict() for tiou in data.tious]
+    numbers = [result.headline[metric_name("mAP", tiou)]._asdict() for tiou in data.tious]
     values = [100 * x["value"] for x in numbers]
     right.errorbar(data.tious, values, 100 * _errors(numbers), color=BLUE, marker="o", markersize=4, capsize=3)
     right.set(xlabel="tIoU", ylabel="mAP in %", title="mAP with 95 % intervals")
@@ -99,7 +99,7 @@ def draw_precision_recall(data: Evaluated, results: dict[str, MetricResult]):
     return figure
 
 
-def draw_classes(data: Evaluated, results: dict[str, MetricResult]):
+def draw_classes(data: EvaluationInput, results: dict[str, MetricResult]):
     ranked = sorted(results["classes"].details["per_class"], key=lambda row: -row["AP"]["value"])
     parts = {"AP by class": ranked}
     if len(ranked) > 2 * MOST_CLASSES:
@@ -119,7 +119,7 @@ def draw_classes(data: Evaluated, results: dict[str, MetricResult]):
     return figure
 
 
-def draw_characteristics(data: Evaluated, results: dict[str, MetricResult]):
+def draw_characteristics(data: EvaluationInput, results: dict[str, MetricResult]):
     details = results["diagnosis"].details
     groups = details["characteristics"]
     titles = {
@@ -148,7 +148,7 @@ def draw_characteristics(data: Evaluated, results: dict[str, MetricResult]):
     return figure
 
 
-def draw_errors(data: Evaluated, results: dict[str, MetricResult]):
+def draw_errors(data: EvaluationInput, results: dict[str, MetricResult]):
     result = results["diagnosis"]
     profile = result.details["profile"]
     counts = np.array(profile["counts"], float).reshape(-1, len(profile["kinds"]))
@@ -174,7 +174,7 @@ def draw_errors(data: Evaluated, results: dict[str, MetricResult]):
     return figure
 
 
-def draw_proposals(data: Evaluated, results: dict[str, MetricResult]):
+def draw_proposals(data: EvaluationInput, results: dict[str, MetricResult]):
     curve = {name: np.array(column, float) for name, column in results["proposals"].details["curve"].items()}
     figure, (ax,) = _axes(6, 3.6)
     ax.plot(curve["proposals"], 100 * curve["recall"], color=BLUE)
@@ -188,11 +188,11 @@ def draw_proposals(data: Evaluated, results: dict[str, MetricResult]):
     return figure
 
 
-def draw_recall(data: Evaluated, results: dict[str, MetricResult]):
+def draw_recall(data: EvaluationInput, results: dict[str, MetricResult]):
     headline = results["recall"].headline
     figure, (ax,) = _axes(6, 3.6)
-    for name, colour in zip((f"Recall@{k}x" for k in TOP), (BLUE, ORANGE), strict=True):
-        numbers = [headline[at(name, tiou)]._asdict() for tiou in data.tious]
+    for name, colour in zip((f"Recall@{k}x" for k in RECALL_KS), (BLUE, ORANGE), strict=True):
+        numbers = [headline[metric_name(name, tiou)]._asdict() for tiou in data.tious]
         values = [100 * x["value"] for x in numbers]
         ax.errorbar(
             data.tious, values, 100 * _errors(numbers), color=colour, marker="o", markersize=4, capsize=3, label=name
@@ -204,7 +204,7 @@ def draw_recall(data: Evaluated, results: dict[str, MetricResult]):
     return figure
 
 
-def draw_confusion(data: Evaluated, results: dict[str, MetricResult]):
+def draw_confusion(data: EvaluationInput, results: dict[str, MetricResult]):
     couples = results["classes"].details["confusion"]["couples"]
     weight: dict[str, int] = {}
     for row in couples:
@@ -228,7 +228,7 @@ def draw_confusion(data: Evaluated, results: dict[str, MetricResult]):
     return figure
 
 
-def draw_scores(data: Evaluated, results: dict[str, MetricResult]):
+def draw_scores(data: EvaluationInput, results: dict[str, MetricResult]):
     scores = results["diagnosis"].details["scores"]
     figure, (ax,) = _axes(6, 3.2)
     for name, colour in (("errors", COLOURS["background"]), ("true_positive", COLOURS["true_positive"])):
@@ -240,7 +240,7 @@ def draw_scores(data: Evaluated, results: dict[str, MetricResult]):
     return figure
 
 
-def draw_timelines(data: Evaluated, results: dict[str, MetricResult]):
+def draw_timelines(data: EvaluationInput, results: dict[str, MetricResult]):
     """A band a video: annotations above, detections below, fainter where their score is low."""
     from matplotlib import colormaps
 
@@ -265,7 +265,7 @@ def draw_timelines(data: Evaluated, results: dict[str, MetricResult]):
                         edgecolor=INK if annotated else colours[label],
                         linewidth=0.8,
                     )
-            ticks.append(short(data.name_of(label)))
+            ticks.append(short(data.class_name(label)))
         ax.set_yticks(np.arange(len(ticks)) + 0.4, ticks, fontsize=8)
         ax.set(xlim=(0, t.duration), ylim=(max(len(ticks), 1), -0.1), title=f"{t.why}: {short(t.video_id)}, {t.words}")
         ax.title.set_fontsize(9)
@@ -275,7 +275,7 @@ def draw_timelines(data: Evaluated, results: dict[str, MetricResult]):
     return figure
 
 
-Draw = Callable[[Evaluated, dict[str, MetricResult]], object]
+Draw = Callable[[EvaluationInput, dict[str, MetricResult]], object]
 # Name of the plot -> the metrics that it needs, and how it is drawn.
 FIGURES: dict[str, tuple[tuple[str, ...], Draw]] = {
     "precision_recall": (("map",), draw_precision_recall),
@@ -290,7 +290,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], Draw]] = {
 }
 
 
-def draw_all(data: Evaluated, results: dict[str, MetricResult]) -> dict[str, bytes]:
+def draw_all(data: EvaluationInput, results: dict[str, MetricResult]) -> dict[str, bytes]:
     """PNGs by name: those whose metrics were computed and that have something to show."""
     pngs = {}
     with _style():

@@ -19,7 +19,7 @@ def score_rows(name: str, scores: DetectionScores, seen: list[int] | None = None
     """Rows for score_table: all classes and, where some were held out of training, the seen and the unseen ones."""
     rows = {name: scores}
     if seen is not None:
-        of_seen, unseen = scores.of(seen), scores.of(seen, others=True)
+        of_seen, unseen = scores.select(seen), scores.select(seen, others=True)
         rows |= {f"  {len(of_seen.labels)} seen": of_seen, f"  {len(unseen.labels)} unseen": unseen}
     return rows
 
@@ -35,8 +35,8 @@ def score_tree(scores: DetectionScores, class_names: dict[int, str], seen: list[
         "ap_per_class": dict(zip(names, np.asarray(scores.ap).tolist(), strict=True)),
     }
     if seen is not None:
-        tree["seen"] = score_tree(scores.of(seen), class_names)
-        tree["unseen"] = score_tree(scores.of(seen, others=True), class_names)
+        tree["seen"] = score_tree(scores.select(seen), class_names)
+        tree["unseen"] = score_tree(scores.select(seen, others=True), class_names)
     return tree
 
 

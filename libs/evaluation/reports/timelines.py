@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from libs.evaluation.metrics.compute import Evaluated
-from libs.evaluation.metrics.recall import RecallAtKx, ranks
+from libs.evaluation.metrics.compute import EvaluationInput
+from libs.evaluation.metrics.recall import RecallAtKx, rank_within_group
 
 EACH = 2  # of the best, of the middling, of the worst
 MOST_LANES = 6  # classes of a video that are shown
@@ -48,10 +48,10 @@ class Timeline:
         return self.segments[self.labels == label], self.scores[self.labels == label]
 
 
-def choose_videos(data: Evaluated) -> list[Timeline]:
+def choose_videos(data: EvaluationInput) -> list[Timeline]:
     """As HOW_CHOSEN says; none where nothing is annotated."""
     truth, videos = data.diagnosis.matches.truth, len(data.videos)
-    top = RecallAtKx.of(1, data.detections, data.video, truth, (data.settings.diagnosis_tiou,))
+    top = RecallAtKx.compute(1, data.detections, data.video, truth, (data.settings.diagnosis_tiou,))
     positives = np.bincount(truth.video, minlength=videos)
     found = np.bincount(truth.video, top.recalled[:, 0], videos)
     annotated = np.flatnonzero(positives)
@@ -63,11 +63,11 @@ def choose_videos(data: Evaluated) -> list[Timeline]:
     for why, row in (("best", ranked), ("middle", middle), ("worst", worst)):
         fresh = [int(v) for v in row if int(v) not in chosen][:EACH]
         chosen |= dict.fromkeys(fresh, why)
-    rank = ranks(data.video, data.detections.scores)
+    rank = rank_within_group(data.video, data.detections.scores)
     return [_timeline(data, v, why, int(found[v]), int(positives[v]), rank) for v, why in chosen.items()]
 
 
-def _timeline(data: Evaluated, v: int, why: str, found: int, positives: int, rank: np.ndarray) -> Timeline:
+def _timeline(data: EvaluationInput, v: int, why: str, found: int, positives: int, rank: np.ndarray) -> Timeline:
     video, detections = data.videos[v], data.detections
     rows = np.flatnonzero((data.video == v) & (rank < max(5, 2 * positives)))
     rows = rows[np.argsort(rank[rows])]

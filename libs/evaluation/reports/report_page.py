@@ -8,8 +8,8 @@ from typing import Any
 
 from libs.core.files import replacing
 from libs.evaluation.metrics.bootstrap import CONFIDENCE
-from libs.evaluation.metrics.compute import Evaluated, MetricResult, Number, at, shown
-from libs.evaluation.metrics.selection import choose_metrics, refuse_missing
+from libs.evaluation.metrics.compute import Estimate, EvaluationInput, MetricResult, format_tiou, metric_name
+from libs.evaluation.metrics.selection import check_installed, parse_metrics
 from libs.evaluation.reports.figures import draw_all, words
 from libs.evaluation.reports.timelines import HOW_CHOSEN
 
@@ -73,20 +73,22 @@ class Part:
     """One task's, or one results file's, share of a report: what it is, its metrics and its plots (PNG, by name)."""
 
     title: str
-    data: Evaluated
+    data: EvaluationInput
     results: dict[str, MetricResult]
     notes: tuple[str, ...]
     plots: dict[str, bytes]
 
     @classmethod
-    def draw(cls, title: str, data: Evaluated, results: dict[str, MetricResult], notes: tuple[str, ...] = ()) -> "Part":
+    def draw(
+        cls, title: str, data: EvaluationInput, results: dict[str, MetricResult], notes: tuple[str, ...] = ()
+    ) -> "Part":
         return cls(title, data, results, notes, draw_all(data, results))
 
 
 def choose_for_report(text: str) -> tuple[str, ...]:
-    """choose_metrics(), and ConfigError where there is nothing to draw plots with: before anything is computed."""
-    names = choose_metrics(text)
-    refuse_missing(("matplotlib",), "the report of --metrics")
+    """parse_metrics(), and ConfigError where there is nothing to draw plots with: before anything is computed."""
+    names = parse_metrics(text)
+    check_installed(("matplotlib",), "the report of --metrics")
     return names
 
 
@@ -165,9 +167,9 @@ def image(title: str, png: bytes) -> str:
     return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
-def percent(number: dict[str, Any] | Number) -> tuple[str, str]:
+def percent(number: dict[str, Any] | Estimate) -> tuple[str, str]:
     """(12.34, [11.9, 12.8]) of a number and its interval; a dash for what there is not."""
-    value, low, high = number if isinstance(number, Number) else (number[key] for key in ("value", "low", "high"))
+    value, low, high = number if isinstance(number, Estimate) else (number[key] for key in ("value", "low", "high"))
     shown = ["–" if x is None or x != x else f"{100 * x:.2f}" for x in (value, low, high)]
     return shown[0], f"[{shown[1]}, {shown[2]}]"
 
@@ -175,13 +177,18 @@ def percent(number: dict[str, Any] | Number) -> tuple[str, str]:
 def _headline(results: dict[str, MetricResult], tious: tuple[float, ...]) -> str:
     """A table a metric, and one of what is reported at each tIoU: a row a threshold."""
     numbers = {key: x for result in results.values() for key, x in result.headline.items()}
-    columns = [key.removesuffix(at("", tious[0])) for key in numbers if key.endswith(at("", tious[0]))]
-    at_tious = {at(name, tiou) for name in columns for tiou in tious}
+    columns = [
+        key.removesuffix(metric_name("", tious[0])) for key in numbers if key.endswith(metric_name("", tious[0]))
+    ]
+    at_tious = {metric_name(name, tiou) for name in columns for tiou in tious}
     tables = []
     for name, result in results.items():
         rows = [[words(key), *percent(x)] for key, x in result.headline.items() if key not in at_tious]
         tables += [table([words(name), "%", "95 %"], rows)] if rows else []
-    rows = [[shown(tiou), *(cell for name in columns for cell in percent(numbers[at(name, tiou)]))] for tiou in tious]
+    rows = [
+        [format_tiou(tiou), *(cell for name in columns for cell in percent(numbers[metric_name(name, tiou)]))]
+        for tiou in tious
+    ]
     head = ["tIoU", *(cell for name in columns for cell in (name, "95 %"))]
     return "".join([*tables, *([table(head, rows)] if columns else [])])
 
