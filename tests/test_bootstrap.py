@@ -6,7 +6,13 @@ import pytest
 
 from libs.core.types import Detections, Video
 from libs.evaluation.metrics.average_precision import GroundTruth, match_detections
-from libs.evaluation.metrics.bootstrap import class_means, interval, p_value, resample_weights, resampled_ap
+from libs.evaluation.metrics.bootstrap import (
+    class_means,
+    compute_interval,
+    compute_p_value,
+    resample_weights,
+    resampled_ap,
+)
 from libs.evaluation.metrics.recall import RecallAtKx
 
 NOMINAL, TOLERANCE = 0.95, 0.02
@@ -41,7 +47,7 @@ def average_map(matches, weights):
 
 
 def covered(values, samples, truth):
-    ends = np.array([interval(value, sample) for value, sample in zip(values, samples, strict=True)])
+    ends = np.array([compute_interval(value, sample) for value, sample in zip(values, samples, strict=True)])
     return float(((ends[:, 0] <= truth) & (truth <= ends[:, 1])).mean())
 
 
@@ -61,7 +67,9 @@ def test_recall_and_map_are_covered():
     for seed in range(500):
         videos, found = simulated(np.random.default_rng(seed))
         weights = resample_weights(VIDEOS, 250, seed)
-        recalls.append(RecallAtKx.of(1, found, found.video, GroundTruth.of(videos), tious).resampled(weights)[:, 0])
+        recalls.append(
+            RecallAtKx.compute(1, found, found.video, GroundTruth.from_videos(videos), tious).resampled(weights)[:, 0]
+        )
         maps.append(average_map(match_detections(found, videos, tious), weights))
     rates = {}
     for name, numbers in (("recall", np.array(recalls)), ("mAP", np.array(maps))):
@@ -91,10 +99,10 @@ def test_the_paired_test_errs_as_often_as_it_says():
             for s in (noise, other)
         ]
         difference = maps[0] - maps[1]
-        p.append(p_value(difference[0], difference[1:]))
+        p.append(compute_p_value(difference[0], difference[1:]))
     assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.025)
-    assert p_value(0.0, np.zeros(100)) == 1.0
-    assert p_value(0.3, np.random.default_rng(0).normal(0.3, 0.02, 1000)) == pytest.approx(2 / 1001)
+    assert compute_p_value(0.0, np.zeros(100)) == 1.0
+    assert compute_p_value(0.3, np.random.default_rng(0).normal(0.3, 0.02, 1000)) == pytest.approx(2 / 1001)
 
 
 def test_draws():
@@ -107,6 +115,6 @@ def test_draws():
 
 
 def test_interval_is_around_the_value():
-    low, high = interval(0.5, np.array([0.7, 0.8, np.nan, 0.9]))
+    low, high = compute_interval(0.5, np.array([0.7, 0.8, np.nan, 0.9]))
     assert (low + high) / 2 == pytest.approx(0.5)
-    assert np.isnan(interval(0.5, np.array([np.nan]))).all()
+    assert np.isnan(compute_interval(0.5, np.array([np.nan]))).all()

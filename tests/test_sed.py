@@ -18,7 +18,7 @@ from libs.datasets.annotations import load_annotations
 from libs.evaluation.metrics.bootstrap import resample_weights
 from libs.evaluation.results import read_results
 from libs.evaluation.sound_events import scores as sed
-from libs.evaluation.sound_events.scores import score_events, score_operating_points, sed_metrics
+from libs.evaluation.sound_events.scores import compute_sed_metrics, score_events, score_operating_points
 from libs.evaluation.sound_events.tables import frame_scores, read_events, read_operating_points
 from tests.conftest import NEEDS_SHARED, ROOT, SHARED
 
@@ -168,7 +168,7 @@ def test_f1_as_sed_eval_has_it(seed, grid):
     """On tenths of seconds collars are hit exactly, but for rounding: both must decide alike."""
     videos, found = random_case(seed, grid)
     threshold = (0.05, 0.3, 0.5, 0.7, 0.9, 0.97)[seed]
-    values = sed_metrics(found, videos, NAMES, resamples=0, threshold=threshold).values
+    values = compute_sed_metrics(found, videos, NAMES, resamples=0, threshold=threshold).values
     for name, expected in sed_eval_f1s(videos, found, threshold).items():
         assert values[name] == pytest.approx(expected, abs=1e-12), name
 
@@ -190,7 +190,7 @@ def test_intersection_f1_as_psds_eval_has_it(seed):
         warnings.simplefilter("ignore")
         judge = psds_eval.PSDSEval(0.5, 0.5, 0.3, ground_truth=table(truth_of(videos)), metadata=length)
         _, expected = judge.compute_macro_f_score(table(decisions(found, videos, threshold)))
-    scores = sed_metrics(found, videos, NAMES, resamples=0, threshold=threshold)
+    scores = compute_sed_metrics(found, videos, NAMES, resamples=0, threshold=threshold)
     per_class = scores.details["per_class"]
     for label, name in NAMES.items():
         # psds_eval has no F1 for a class without true positives
@@ -202,7 +202,7 @@ def test_intersection_f1_as_psds_eval_has_it(seed):
 def test_each_resample_is_what_the_library_gives_for_copies(seed):
     """A video drawn twice is two videos: F1s and, by the library itself, PSDS."""
     videos, found = random_case(seed, videos=10, duration=60.0)
-    scores = sed_metrics(found, videos, NAMES, resamples=6, seed=seed)
+    scores = compute_sed_metrics(found, videos, NAMES, resamples=6, seed=seed)
     assert scores.values["psds1"] > 0.01
     for row, weight in enumerate(resample_weights(len(videos), 6, seed)[1:, :-1]):
         parts, copies = [], []
@@ -212,7 +212,7 @@ def test_each_resample_is_what_the_library_gives_for_copies(seed):
                 own = found.video == i
                 rows = (found.segments[own], found.scores[own], found.labels[own])
                 parts.append(Detections((f"{i}/{k}",), np.zeros(own.sum(), np.int64), *rows))
-        expected = sed_metrics(Detections.concat(parts), copies, NAMES, resamples=0).values
+        expected = compute_sed_metrics(Detections.concat(parts), copies, NAMES, resamples=0).values
         for name, value in expected.items():
             if not name.endswith("best"):  # whose thresholds are those of all videos
                 assert scores.samples[name][row] == pytest.approx(value, abs=1e-12), name
@@ -232,10 +232,10 @@ def test_psds_with_every_video_once_is_the_library_s(metric):
 
 def test_best_threshold_is_the_best():
     videos, found = random_case(11)
-    scores = sed_metrics(found, videos, NAMES, resamples=0)
+    scores = compute_sed_metrics(found, videos, NAMES, resamples=0)
     per_class = scores.details["per_class"]
     tried = {
-        t: sed_metrics(found, videos, NAMES, resamples=0, threshold=t).details["per_class"]
+        t: compute_sed_metrics(found, videos, NAMES, resamples=0, threshold=t).details["per_class"]
         for t in np.arange(0.025, 1, 0.05).tolist()
     }
     for metric in sed.F1S:
@@ -254,11 +254,11 @@ def test_perfect_nothing_and_one_class():
     videos, _ = random_case(1)
     rows = [(i, s, e, 0.9, c) for i, one in enumerate(videos) for s, e, c in of(one)]
     ids = [v.video_id for v in videos]
-    assert set(sed_metrics(detected(rows, ids), videos, NAMES, resamples=3).values.values()) == {1.0}
-    nothing = sed_metrics(Detections.concat([]), videos, NAMES, resamples=3)
+    assert set(compute_sed_metrics(detected(rows, ids), videos, NAMES, resamples=3).values.values()) == {1.0}
+    nothing = compute_sed_metrics(Detections.concat([]), videos, NAMES, resamples=3)
     assert set(nothing.values.values()) == {0.0}
     dogs = [video("a", [(1, 3, 3)]), video("b", [])]
-    scores = sed_metrics(detected([(0, 1, 3, 0.9, 3)], ["a"]), dogs, NAMES, resamples=50)
+    scores = compute_sed_metrics(detected([(0, 1, 3, 0.9, 3)], ["a"]), dogs, NAMES, resamples=50)
     assert set(scores.values.values()) == {1.0}
     assert json.loads(json.dumps(scores.tree(), allow_nan=False))["headline"]["psds2"]["value"] == 1
     assert np.isnan(scores.samples["psds1"]).any()  # a resample of b alone has no events
@@ -268,7 +268,7 @@ def test_joined_events_and_what_is_left_out():
     """Repeats and overlaps are one event, as one hears them; others' videos and classes are counted, not scored."""
     videos = [video("a", [(1, 2, 3), (1.5, 3, 3), (1, 2, 3), (3, 4, 3), (5, 5, 3), (6, 7, 5)]), video("b", [])]
     found = detected([(0, 1, 4, 1, 3), (0, 6, 7, 1, 5), (0, 0, 1, 1, 9), (0, 0, 1, 1, -1), (1, 0, 1, 1, 3)], ["a", "x"])
-    scores = sed_metrics(found, videos, NAMES, resamples=2)
+    scores = compute_sed_metrics(found, videos, NAMES, resamples=2)
     assert set(scores.values.values()) == {1.0}
     tree = scores.tree()
     assert tree["events"] == 2
@@ -287,11 +287,11 @@ def test_what_lies_beyond_the_video():
     fill the memory with empty seconds)."""
     videos = [video("a", [(0, 2, 3), (8, 10.75, 3)])]
     found = detected([(0, -1, 2, 1, 3), (0, 8, 10.75, 1, 3), (0, -3, -1, 1, 3), (0, 5e8, 6e8, 1, 3)], ["a"])
-    assert set(sed_metrics(found, videos, NAMES, resamples=0).values.values()) == {1.0}
+    assert set(compute_sed_metrics(found, videos, NAMES, resamples=0).values.values()) == {1.0}
     assert frame_scores(found, videos, LABELS)[0][0].tolist() == [0, 2, 8, 10, 10.75]
     far = [video("a", [(0, 2, 3), (8, 9e8, 3), (11, 12, 3), (5e8, 6e8, 5)])]
     found = detected([(0, 0, 2, 1, 3), (0, 8, 7e8, 1, 3)], ["a"])
-    scores = sed_metrics(found, far, NAMES, resamples=0)
+    scores = compute_sed_metrics(found, far, NAMES, resamples=0)
     assert set(scores.values.values()) == {1.0}
     assert scores.details["left_out"]["events_without_length_in_their_video"] == 2
 
@@ -302,27 +302,27 @@ def test_bad_scores(score):
     scores = found.scores.copy()
     scores[3] = score
     with pytest.raises(DataError, match=rf"v0: score {score}, expected \[0, 1\]"):
-        sed_metrics(replace(found, scores=scores), videos, NAMES)
+        compute_sed_metrics(replace(found, scores=scores), videos, NAMES)
 
 
 def test_nothing_to_score():
     videos, found = random_case(0)
     empty = [replace(v, segments=np.empty((0, 2)), labels=np.empty(0, np.int64)) for v in videos]
     with pytest.raises(DataError, match="none of 8 videos has an event"):
-        sed_metrics(found, empty, NAMES)
+        compute_sed_metrics(found, empty, NAMES)
     with pytest.raises(DataError, match="not results for these annotations"):
-        sed_metrics(replace(found, labels=found.labels + 100), videos, NAMES)
+        compute_sed_metrics(replace(found, labels=found.labels + 100), videos, NAMES)
 
 
 def test_without_the_library(monkeypatch):
     videos, found = random_case(0)
     monkeypatch.setitem(sys.modules, "sed_scores_eval", None)
     with pytest.raises(UserError, match=r"sed_scores_eval .*pip install -e .\[metrics\]"):
-        sed_metrics(found, videos, NAMES)
+        compute_sed_metrics(found, videos, NAMES)
 
 
 def test_the_libraries_keep_quiet():
-    code = "from tests.test_sed import *; sed_metrics(*reversed(random_case(0)), NAMES, resamples=2)"
+    code = "from tests.test_sed import *; compute_sed_metrics(*reversed(random_case(0)), NAMES, resamples=2)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -396,7 +396,7 @@ def test_operating_points_are_psds_of_the_scores(tmp_path, packed):
             escape.type, escape.linkname = tarfile.SYMTYPE, "/etc/passwd"
             tar.addfile(escape)
     values = score_operating_points(path, videos, NAMES, resamples=2).values
-    expected = sed_metrics(found, videos, NAMES, resamples=0).values
+    expected = compute_sed_metrics(found, videos, NAMES, resamples=0).values
     assert values == pytest.approx({name: expected[name] for name in ("psds1", "psds2")}, abs=1e-12)
 
 
@@ -492,7 +492,7 @@ def test_student_as_scored_segments_judged_by_sed_eval(desed):
     annotations = load_annotations(DESED / "desed_validation.anet_format.json")
     found = read_results(STUDENT / "derived_scored_detections.anet_format.json.gz", annotations.class_names)
     videos = list(annotations.videos[::4])
-    values = sed_metrics(found, videos, annotations.class_names, resamples=0).values
+    values = compute_sed_metrics(found, videos, annotations.class_names, resamples=0).values
     for name, expected in sed_eval_f1s(videos, found, 0.5, np.arange(10)).items():
         assert values[name] == pytest.approx(expected, abs=1e-12), name
     for metric in sed.F1S:

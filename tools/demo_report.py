@@ -20,7 +20,7 @@ from libs.core.files import read_json
 from libs.core.prompts import load_prompts
 from libs.core.types import Detections, Features, Video
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.baselines import random_guessing
+from libs.evaluation.baselines import generate_random_detections
 from libs.evaluation.metrics.average_precision import score_detections
 from libs.features.planted import PlantedSource
 from libs.features.provenance import read_provenance
@@ -78,7 +78,7 @@ def main() -> None:
         if key not in metrics:
             raise DataError(f"{args.run / 'metrics.json'}: no {key}; evaluate all tasks with eval.py first")
         videos = load_annotations(task.dataset.json_file).select_splits(task.test_split, task.dataset.max_videos)
-        guesses = random_guessing(videos, task.dataset.num_classes, task.test_cfg.max_seg_num)
+        guesses = generate_random_detections(videos, task.dataset.num_classes, task.test_cfg.max_seg_num)
         guessing = score_detections(guesses, videos, task.tious)
         add(f"{task.task_type} network", task.tious, metrics[key]["mAP"], metrics[key]["average_mAP"])
         if read_provenance(Path(task.dataset.feat_folder)) is None:

@@ -5,7 +5,9 @@ import numpy as np
 from libs.core.types import Detections, Video
 
 
-def random_guessing(videos: list[Video], num_classes: int, per_video: int = 100, seed: int = 0) -> Detections:
+def generate_random_detections(
+    videos: list[Video], num_classes: int, per_video: int = 100, seed: int = 0
+) -> Detections:
     """per_video detections in each video: class, score and the two ends drawn uniformly."""
     rng = np.random.default_rng(seed)
     count = len(videos) * per_video

@@ -89,7 +89,7 @@ def check_overlap(path: Path, detections: Detections, videos: list[Video], class
         raise DataError(f"{path}: no detection has a label of the split's annotations; they are {named}")
 
 
-def notes_on(detections: Detections, videos: list[Video]) -> list[str]:
+def list_mismatches(detections: Detections, videos: list[Video]) -> list[str]:
     """What of the results cannot be right, in a line each: videos that are not in the split, named, and labels that the
     annotations lack."""
     known = {video.video_id for video in videos}

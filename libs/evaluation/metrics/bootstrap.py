@@ -30,7 +30,7 @@ def resample_weights(videos: int, resamples: int, seed: int) -> np.ndarray:
     return weights
 
 
-def interval(value: float, samples: np.ndarray) -> tuple[float, float]:
+def compute_interval(value: float, samples: np.ndarray) -> tuple[float, float]:
     """95 % interval of a number from its resamples (R,): their middle 95 %, moved so that their mean is the value.
 
     mAP rises in resamples, since copies of a hit follow each other (by 0.01 with 200 classes of 35 annotations): the
@@ -45,7 +45,7 @@ def interval(value: float, samples: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def p_value(difference: float, samples: np.ndarray) -> float:
+def compute_p_value(difference: float, samples: np.ndarray) -> float:
     """Two-sided p-value of no difference, from a difference and its resamples (R,): twice the share of resamples, moved
     as in interval(), on the other side of 0, the difference counted as one more. So it is below .05 where the interval
     does not hold 0, and 1 where there is no difference. (Rounding, in the 12th decimal, is none.)"""

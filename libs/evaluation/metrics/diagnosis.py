@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from libs.core.types import Detections, Video
-from libs.evaluation.metrics.average_precision import Matches, match_detections, places_of, segment_iou
+from libs.evaluation.metrics.average_precision import Matches, find_video_indices, match_detections, segment_iou
 from libs.evaluation.metrics.bootstrap import (
     SegmentedCumsum,
     class_means,
@@ -49,10 +49,10 @@ class Diagnosis:
     rival: np.ndarray
 
     @classmethod
-    def of(cls, detections: Detections, videos: list[Video], tiou: float) -> "Diagnosis":
+    def compute(cls, detections: Detections, videos: list[Video], tiou: float) -> "Diagnosis":
         matches = match_detections(detections, videos, (tiou,))
         truth, count = matches.truth, len(detections.scores)
-        video = places_of(detections, videos)[detections.video]
+        video = find_video_indices(detections, videos)[detections.video]
         i, j = pairs(video, truth.video)
         iou = segment_iou(detections.segments[i], truth.segments[j])
         own = detections.labels[i] == truth.labels[j]
@@ -86,7 +86,7 @@ class Diagnosis:
     def shares(self, weights: np.ndarray) -> np.ndarray:
         """(R, kinds): of all detections, in each resample (R, V + 1)."""
         table = np.zeros((len(self.videos) + 1, len(KINDS)))  # the last row: videos that are not annotated
-        np.add.at(table, (places_of(self.detections, self.videos)[self.detections.video], self.kind), 1)
+        np.add.at(table, (find_video_indices(self.detections, self.videos)[self.detections.video], self.kind), 1)
         counts = weights @ table
         return divided(counts, counts.sum(axis=1, keepdims=True), 0.0)
 

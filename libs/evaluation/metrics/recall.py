@@ -25,7 +25,7 @@ def pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return i, order[np.arange(len(i)) - np.repeat(np.cumsum(count) - count - first, count)]
 
 
-def ranks(group: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def rank_within_group(group: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """(N,): place of each detection, from 0, among those of its group in falling score; of equals the last is first, as
     in AP."""
     order = np.arange(len(scores))[::-1]
@@ -46,7 +46,7 @@ def first_finds(
     group (N,) of the detections, -1 for none, and gt_group (G,), 0 or above. One detection may find several
     annotations, as in both fields' code.
     """
-    rank = ranks(group, detections.scores)
+    rank = rank_within_group(group, detections.scores)
     i, j = pairs(group, gt_group)
     iou = segment_iou(detections.segments[i], truth.segments[j])
     first = np.full((len(truth.labels), len(tious)), NEVER)
@@ -70,7 +70,7 @@ class RecallAtKx:
     recalled: np.ndarray
 
     @classmethod
-    def of(
+    def compute(
         cls, k: int, detections: Detections, video: np.ndarray, truth: GroundTruth, tious: tuple[float, ...]
     ) -> "RecallAtKx":
         """video (N,): the index of each detection's video, -1 where it is not annotated."""
@@ -106,7 +106,7 @@ def sums(group: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Proposals:
+class ProposalRecall:
     """Average recall against the average number of proposals a video, as ActivityNet's proposal task defines it.
 
     Labels are left aside. With M proposals in V videos and q = 100·V/M, a video with n keeps its best ⌊q·n⌋ (n at
@@ -123,9 +123,9 @@ class Proposals:
     positives: np.ndarray
 
     @classmethod
-    def of(
+    def compute(
         cls, detections: Detections, video: np.ndarray, truth: GroundTruth, tious: tuple[float, ...], videos: int
-    ) -> "Proposals":
+    ) -> "ProposalRecall":
         """video (N,): the index of each detection's video, -1 where it is not annotated: such proposals are left
         out."""
         first = first_finds(detections, video, truth, truth.video, tious)

@@ -11,7 +11,7 @@ INSTALL = 'pip install -e ".[metrics]" (INSTALL.md, Extras)'
 SED_LIBRARIES = ("sed_scores_eval", "sed_eval")
 
 
-def choose_metrics(text: str) -> tuple[str, ...]:
+def parse_metrics(text: str) -> tuple[str, ...]:
     """Names between commas, each once; "all" among them stands for all that apply. Raises ConfigError on an
     unknown one, naming the nearest, and where what it needs is not installed."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
@@ -22,11 +22,11 @@ def choose_metrics(text: str) -> tuple[str, ...]:
                 f"--metrics {name!r}: no such metric; did you mean {near!r}? ({ALL}, {', '.join(METRICS)})"
             )
     if "sed" in names:
-        refuse_missing(SED_LIBRARIES, "the metric sed")
+        check_installed(SED_LIBRARIES, "the metric sed")
     return names
 
 
-def expand(names: tuple[str, ...], sounds: bool) -> tuple[tuple[str, ...], list[str]]:
+def expand_metrics(names: tuple[str, ...], sounds: bool) -> tuple[tuple[str, ...], list[str]]:
     """The metrics that names stand for, and what to say of those that "all" leaves out. sounds: whether the events are
     sounds, so that all holds what their field scores with, if it is installed."""
     if ALL not in names or "sed" in names:
@@ -34,18 +34,18 @@ def expand(names: tuple[str, ...], sounds: bool) -> tuple[tuple[str, ...], list[
     without = tuple(name for name in METRICS if name != "sed")
     if not sounds:
         return without, ["sed is left out of all, it is meant for sound events; ask for it by name: all,sed"]
-    missing = missing_of(SED_LIBRARIES)
+    missing = find_missing(SED_LIBRARIES)
     if missing:
         return without, [f"sed is left out of all, {', '.join(missing)} is not installed: {INSTALL}"]
     return tuple(METRICS), []
 
 
-def missing_of(libraries: tuple[str, ...]) -> list[str]:
+def find_missing(libraries: tuple[str, ...]) -> list[str]:
     return [library for library in libraries if find_spec(library) is None]
 
 
-def refuse_missing(libraries: tuple[str, ...], what: str) -> None:
+def check_installed(libraries: tuple[str, ...], what: str) -> None:
     """Raise ConfigError, saying which extra to install, where a library is missing."""
-    missing = missing_of(libraries)
+    missing = find_missing(libraries)
     if missing:
         raise ConfigError(f"{what} needs {', '.join(missing)}, which is not installed: {INSTALL}")

@@ -19,7 +19,7 @@ import numpy as np
 
 from libs.core.errors import DataError
 from libs.core.types import Detections, Video
-from libs.evaluation.metrics.bootstrap import CONFIDENCE, divided, interval, resample_weights
+from libs.evaluation.metrics.bootstrap import CONFIDENCE, compute_interval, divided, resample_weights
 from libs.evaluation.sound_events.counts import (
     COUNTED,
     Counts,
@@ -65,7 +65,7 @@ class SedScores:
     @property
     def headline(self) -> dict[str, tuple[float, float, float]]:
         """Value, low and high of its 95 % bootstrap interval over videos."""
-        return {name: (value, *interval(value, self.samples[name])) for name, value in self.values.items()}
+        return {name: (value, *compute_interval(value, self.samples[name])) for name, value in self.values.items()}
 
     def tree(self) -> dict[str, Any]:
         """All of it as JSON has it: the numbers, per class numbers, libraries, settings; an unknown end is null."""
@@ -76,7 +76,7 @@ class SedScores:
         return {"headline": rows, **self.details}
 
 
-def sed_metrics(
+def compute_sed_metrics(
     detections: Detections,
     videos: list[Video],
     class_names: dict[int, str],
@@ -99,7 +99,7 @@ def sed_metrics(
 def score_events(
     path: Path, videos: list[Video], class_names: dict[int, str], *, resamples: int = 1000, seed: int = 0
 ) -> SedScores:
-    """F1s of anyone's decisions, a table of events (`read_events`). Raises DataError as that and `sed_metrics` do."""
+    """F1s of anyone's decisions, a table of events (`read_events`). Raises DataError as that and `compute_sed_metrics` do."""
     events = read_events(path, class_names)
     return _score(events, videos, class_names, F1S, THRESHOLD, best=False, resamples=resamples, seed=seed)
 
@@ -108,7 +108,7 @@ def score_operating_points(
     path: Path, videos: list[Video], class_names: dict[int, str], *, resamples: int = 1000, seed: int = 0
 ) -> SedScores:
     """PSDS of anyone's decisions at several thresholds (`read_operating_points`). Raises DataError as that and
-    `sed_metrics` do."""
+    `compute_sed_metrics` do."""
     points = read_operating_points(path, class_names)
     return _score(points, videos, class_names, tuple(CURVES), THRESHOLD, best=False, resamples=resamples, seed=seed)
 
