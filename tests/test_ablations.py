@@ -118,24 +118,24 @@ def test_learned_offsets(tmp_path):
     config = make_config(tmp_path, prompts="offsets")
     trainer = make_trainer(config)
     model = trainer.model
-    for offsets in model.learned_prompts.values():
+    for offsets in (p.learned for p in model.prompts.values()):
         torch.nn.init.zeros_(offsets)
     frozen = make_config(tmp_path)
     plain = UniAV.from_config(frozen)
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if "learned" not in k})
     for task in TASKS:
-        plain.set_prompts(task, model.get_buffer(f"prompts_{task}"))
+        plain.set_prompts(task, model.prompts[task].table)
     batch = events(config, "TASK2")
     with torch.no_grad():
         assert torch.equal(model.eval()(batch, "TASK2").logits, plain.eval()(batch, "TASK2").logits)
     model.train()
     spec = config.tasks["TASK2"]
     trainer.backward(spec, trainer.losses_on(spec, batch))
-    assert {k for k, p in model.learned_prompts.items() if p.grad is not None} == {"TASK2"}
+    assert {k for k, p in model.prompts.items() if p.learned.grad is not None} == {"TASK2"}
     trainer.update()
-    assert model.learned_prompts["TASK2"].abs().max() > 0 == model.learned_prompts["TASK1"].abs().max()
+    assert model.prompts["TASK2"].learned.abs().max() > 0 == model.prompts["TASK1"].learned.abs().max()
     table = trainer.state_dict()["prompts"]["TASK2"]
-    assert torch.equal(table, trainer.ema.model.prompts("TASK2"))
+    assert torch.equal(table, trainer.ema.model.prompts["TASK2"]())
     with torch.no_grad():
         expected = trainer.ema.model(batch, "TASK2").logits
         trainer.ema.model.override_prompts("TASK2", table)
@@ -378,7 +378,7 @@ def test_unseen_classes_are_not_trained(tmp_path):
     held = Trainer(config, tasks, model, *rest, seen={"TASK1": seen})
     found = held.losses_on(task, batch)
     alone = Trainer(config, tasks, model, *rest)
-    model.set_prompts("TASK1", model.prompts("TASK1")[seen])
+    model.set_prompts("TASK1", model.prompts["TASK1"]()[seen])
     fewer = task.model_copy(update={"dataset": task.dataset.model_copy(update={"num_classes": 2})})
     renamed = replace(batch, labels=torch.where(batch.labels == 2, 1, batch.labels))
     expected = alone.losses_on(fewer, renamed)

@@ -326,7 +326,7 @@ def test_training_learns_context(checkpoints, tiny, run_script, tmp_path):
     status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "t", *settings)
     assert status == 0, err
     content = torch.load(tiny / "ckpt/tiny_t/last.pth.tar", weights_only=True)
-    context = content["state_dict_ema"]["learned_prompts.TASK3"]
+    context = content["state_dict_ema"]["prompts.TASK3.learned"]
     assert context.shape == (4, 32) and content["prompts"]["TASK3"].shape == (5, 16)
     status, _, err = run_script("eval.py", tiny / "tiny.yaml", tiny / "ckpt/tiny_t", *settings)
     assert status == 0, err
@@ -342,7 +342,7 @@ def test_other_classes_after_learned_context(checkpoints, tmp_path):
     model.override_prompts("TASK3", torch.nn.functional.normalize(torch.randn(5, 16), dim=1))
     Localizer(model, [task], encoder, {"TASK3": list("abcde")}).set_classes("SED", ["dog barks", "car"])
     embed, _ = encoder.context_embedder(["dog barks", "car"], 4)
-    torch.testing.assert_close(model.prompts("TASK3"), embed(model.learned_prompts["TASK3"]).detach())
+    torch.testing.assert_close(model.prompts["TASK3"](), embed(model.prompts["TASK3"].learned).detach())
 
 
 def test_an_import_embeds_its_prompts(checkpoints, run_script, tmp_path, monkeypatch):

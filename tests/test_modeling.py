@@ -12,7 +12,7 @@ from libs.datasets.loaders import padded_length
 from libs.modeling.blocks import Block, DropPath
 from libs.modeling.losses import Criterion
 from libs.modeling.points import make_points, make_targets
-from libs.modeling.postprocess import decode, load_external_scores
+from libs.modeling.postprocess import decode_predictions, load_external_scores
 from libs.modeling.published import published_name
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
@@ -190,7 +190,7 @@ def test_prompts_are_the_classes(config):
     """Permuted prompts permute the classes; other prompts are other classes, also in number."""
     model, batch = make_model(config), make_batch([32], 32)
     before = model(batch, "TASK2").logits
-    model.set_prompts("TASK2", model.prompts_TASK2.flip(0))
+    model.set_prompts("TASK2", model.prompts["TASK2"].table.flip(0))
     torch.testing.assert_close(model(batch, "TASK2").logits, before.flip(-1))
     model.set_prompts("TASK1", torch.randn(9, 8))
     assert model(batch, "TASK1").logits.shape[-1] == 9
@@ -335,7 +335,7 @@ def decoded(config, key, external=None, **test_cfg):
     batch = make_batch([32, 20], 32)
     with torch.no_grad():
         prediction = make_model(config)(batch, key)
-    return task, prediction, batch, decode(prediction, batch.clips, task, external)
+    return task, prediction, batch, decode_predictions(prediction, batch.clips, task, external)
 
 
 @pytest.mark.parametrize("key", ["TASK1", "TASK2"])

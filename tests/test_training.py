@@ -345,7 +345,7 @@ def test_two_ranks_equal_one_in_joint_steps(tiny, run_script):
     assert len(one) == 9 * 3
     np.testing.assert_allclose(two, one, rtol=1e-4)
     a, b = (weights_of(tiny / f"ckpt/tiny_{name}/last.pth.tar") for name in ("one", "two"))
-    assert "state_dict/learned_prompts.TASK1" in a
+    assert "state_dict/prompts.TASK1.learned" in a
     for key, value in a.items():
         torch.testing.assert_close(b[key], value, atol=1e-4, rtol=1e-4)
 

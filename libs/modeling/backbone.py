@@ -3,8 +3,8 @@
 Shapes: B clips, T windows, C = embd_dim, Tl = T/stride^l.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,11 +40,13 @@ class ConvNorm(nn.Module):
         self.norm = nn.LayerNorm(out_dim) if norm else nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(x, mask).float()))  # bf16 has too few digits for a norm
+        return F.relu(self.norm(self.conv(x, mask).float()))  # a norm needs more digits than bf16 has
 
 
 class PositionEncoding(nn.Module):
-    """Adds the position table to valid points."""
+    """Add the position table to valid points."""
+
+    table: Tensor
 
     def __init__(self, rows: int, dim: int, official: bool):
         super().__init__()
@@ -52,8 +54,11 @@ class PositionEncoding(nn.Module):
         self.register_buffer("table", position_table(rows, dim), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor, max_seq_len: int) -> Tensor:
-        """x (B, T, C), mask (B, T, 1). Longer than the table, it is interpolated to T; so it is, under the published
-        quirk, in evaluation from the task's own max_seq_len on."""
+        """Add positions to x (B, T, C) where mask (B, T, 1) is on.
+
+        For T beyond the table, the table is interpolated to T. With `official`, evaluation also interpolates it down
+        to T from the task's own max_seq_len on, as the published code does.
+        """
         length, table = x.shape[1], self.table
         if length > len(table) or (self.official and not self.training and length >= max_seq_len):
             table = F.interpolate(table.t()[None], size=length, mode="linear", align_corners=False)[0].t()
@@ -61,27 +66,27 @@ class PositionEncoding(nn.Module):
 
 
 class Backbone(nn.Module):
-    """The modalities' features in, a pyramid of them out."""
+    """Features of each modality in, a pyramid of both out."""
 
     def __init__(self, config: ModelConfig, task_types: list[str], max_seq_len: int):
         super().__init__()
         embed_layers, stem_blocks, pyramid_blocks = config.backbone_arch
         input_dims = {"visual": config.input_dim_visual, "audio": config.input_dim_audio}
-        # In the published order, whichever way a file names them.
+        # In the published order, not the configuration's.
         self.modalities = tuple(modality for modality in MODALITIES if modality in config.modalities)
         both = len(self.modalities) == 2 and config.cross_attention
         self.query_source = dict(zip(self.modalities, reversed(self.modalities), strict=True)) if both else {}
-        with_experts = range(config.num_levels) if config.expert_levels is None else config.expert_levels
+        levels_with_experts = range(config.num_levels) if config.expert_levels is None else config.expert_levels
 
         def block(level: int, stride: int) -> Block:
-            return Block(config, stride, task_types if level in with_experts else None)
+            return Block(config, stride, task_types if level in levels_with_experts else None)
 
         def embedding(input_dim: int) -> nn.ModuleList:
             dims = [input_dim] + [config.embd_dim] * embed_layers
             layers = zip(dims[:-1], dims[1:], strict=True)
             return nn.ModuleList(ConvNorm(i, o, config.embd_kernel_size, config.embd_with_ln) for i, o in layers)
 
-        def per_modality(make) -> nn.ModuleDict:
+        def per_modality(make: Callable[[str], nn.Module]) -> Any:  # nn.ModuleDict does not type its modules
             return nn.ModuleDict({modality: make(modality) for modality in self.modalities})
 
         self.embed = per_modality(lambda modality: embedding(input_dims[modality]))
@@ -94,11 +99,16 @@ class Backbone(nn.Module):
             lambda _: nn.ModuleList(block(level + 1, config.scale_factor) for level in range(pyramid_blocks))
         )
         self.scale_factor = config.scale_factor
-        self.checkpointing = False  # whether training keeps no activations inside blocks, but computes them again
+        self.checkpointing = False  # recompute activations inside blocks in the backward pass (run.checkpointing)
 
     def forward(self, features: dict[str, Tensor], mask: Tensor, task_type: str, max_seq_len: int) -> list[Level]:
-        """features (B, T, D) of each modality, mask (B, T, 1); max_seq_len is the task's. Returns the levels, the
-        finest first."""
+        """Compute the pyramid levels, the finest first.
+
+        Args:
+            features: modality -> (B, T, D).
+            mask: (B, T, 1).
+            max_seq_len: the task's, in windows.
+        """
         x = {}
         for modality in self.modalities:
             x[modality] = features[modality]
@@ -118,7 +128,7 @@ class Backbone(nn.Module):
         return levels
 
     def _exchange(self, blocks: Mapping[str, Block], x: dict[str, Tensor], mask: Tensor, task_type: str) -> Level:
-        """All modalities at once, each from what the others were: it asks the other one, or itself."""
+        """Update all modalities at once, each with queries from the other one, or from itself."""
         return Level({m: self._run(blocks[m], x[m], x[self.query_source.get(m, m)], mask, task_type) for m in x}, mask)
 
     def _run(self, block: Block, *inputs) -> Tensor:

@@ -1,4 +1,4 @@
-"""The bricks of the network. Everything is channels-last.
+"""Building blocks of the network, all channels-last.
 
 Shapes: B clips, T grid points, C channels; mask (B, T, 1) bool, True at valid points.
 """
@@ -9,24 +9,30 @@ from torch import Tensor, nn
 
 from libs.core.config import ModelConfig
 
-SHARED = "shared"  # names the expert of a block that has one for all tasks
+SHARED = "shared"  # the key of the expert in a block whose expert all tasks share
+
+
+class PerTask(nn.ModuleDict):
+    """Modules of which a task's batches use one: experts, last layers, prompts. Keys are task keys or task types."""
 
 
 class MaskedConv(nn.Module):
-    """Conv1d over time with `same` padding, zero at masked points afterwards. (B, T, Cin) -> (B, T, Cout)."""
+    """Conv1d over time with `same` padding; the output is zero at masked points. (B, T, Cin) -> (B, T, Cout)."""
+
+    bias: Tensor | None
 
     def __init__(self, in_dim: int, out_dim: int, kernel_size: int, bias: bool = False):
         super().__init__()
         conv = nn.Conv1d(in_dim, out_dim, kernel_size, padding=kernel_size // 2, bias=bias)
-        # (Cout, Cin, kernel), a tap after the other in memory: products and gradients then need no copies of them.
+        # (Cout, Cin, kernel) in shape, but contiguous by tap, so that products and gradients need no copies.
         self.weight = nn.Parameter(conv.weight.detach().permute(2, 1, 0).contiguous().permute(2, 1, 0))
         self.bias = nn.Parameter(torch.zeros(out_dim)) if bias else None
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        # One matrix product a tap on the rows of all clips, with zeros between them, each added to the last one's: no
-        # transposes to channels-first and back, which F.conv1d wants. The rows that begin in one clip and end in the
-        # next are left out at the end.
-        kernel_size, pad = self.weight.shape[2], self.weight.shape[2] // 2
+        # One matrix product per tap over the zero-padded rows of all clips. F.conv1d would need transposes to
+        # channels-first and back. Output rows that span two clips are skipped by the strides at the end.
+        kernel_size = self.weight.shape[2]
+        pad = kernel_size // 2
         rows = F.pad(x, (0, 0, pad, pad)).flatten(0, 1)  # (B·(T + 2·pad), Cin)
         count = len(rows) - 2 * pad
         taps = self.weight.permute(2, 1, 0)  # (kernel, Cin, Cout)
@@ -46,7 +52,7 @@ class DepthwiseConv(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        # Three shifted products: no transposes to channels-first and back.
+        # Three shifted products avoid the transposes to channels-first and back.
         length, step = x.shape[1], self.stride
         padded, taps = F.pad(x, (0, 0, 1, 1)), self.weight[:, 0].t()
         out = padded[:, 0:length:step] * taps[0]
@@ -56,7 +62,7 @@ class DepthwiseConv(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drop a residual branch for whole samples while training, scaled so that its expectation stays."""
+    """Drop a residual branch for whole samples in training, scaled to keep its expectation."""
 
     def __init__(self, prob: float):
         super().__init__()
@@ -70,7 +76,7 @@ class DropPath(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries from the other modality; keys and values from one's own (method.md §4, Block)."""
+    """Attention with queries from the other modality, keys and values from the own one (method.md §4)."""
 
     def __init__(self, dim: int, n_head: int, stride: int, dropout: float, window: int | None = None):
         super().__init__()
@@ -81,7 +87,15 @@ class CrossAttention(nn.Module):
         self.proj_dropout = nn.Dropout(dropout)
 
     def forward(self, own: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-        """own, other (B, T, C), already normed; mask (B, T/s, 1) of the output. Returns (B, T/s, C)."""
+        """Attend from `other` to `own`.
+
+        Args:
+            own, other: (B, T, C), normalized.
+            mask: (B, T/s, 1), of the output.
+
+        Returns:
+            (B, T/s, C).
+        """
 
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)  # (B, heads, T/s, C/heads)
@@ -89,7 +103,7 @@ class CrossAttention(nn.Module):
         q = heads(self.query(self.query_norm(self.query_conv(other, mask))))
         k = heads(self.key(self.key_norm(self.key_conv(own, mask))))
         v = heads(self.value(self.value_norm(self.value_conv(own, mask))))
-        valid = mask.transpose(1, 2)  # (B, 1, T/s); weight 0 elsewhere, so values need no mask
+        valid = mask.transpose(1, 2)  # (B, 1, T/s); other keys get weight 0, so values need no mask
         dropout = self.dropout if self.training else 0.0
         if self.window is None or self.window // 2 >= q.shape[2] - 1:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=valid.unsqueeze(1), dropout_p=dropout)
@@ -99,28 +113,33 @@ class CrossAttention(nn.Module):
 
 
 def local_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor, window: int, dropout: float) -> Tensor:
-    """Attention to the `window` (odd) keys around each query, in time and memory that grow with T and not with T².
+    """Attend to the keys in a window around each query, in time and memory linear in T.
 
-    q, k, v (B, heads, T, D), valid (B, 1, T) of the keys. Queries go in chunks of the window's size, each with the keys
-    that any of them sees. A query at a masked point sees itself, lest it see nothing: its output is masked later.
+    Queries are processed in chunks of the window's size, each with all keys that one of its queries attends to.
+
+    Args:
+        q, k, v: (B, heads, T, D).
+        valid: (B, 1, T) bool, of the keys.
+        window: number of keys, odd.
     """
     length, half = q.shape[2], window // 2
     chunks = -(-length // window)
     spare = chunks * window - length
 
-    def seen(x: Tensor) -> Tensor:  # (B, heads, T, D) -> (B, heads, chunks, window + 2·half, D)
+    def gather_keys(x: Tensor) -> Tensor:  # (B, heads, T, D) -> (B, heads, chunks, window + 2·half, D)
         return F.pad(x, (0, 0, half, half + spare)).unfold(2, window + 2 * half, window).transpose(-1, -2)
 
     queries = F.pad(q, (0, 0, 0, spare)).unflatten(2, (chunks, window))
     distance = torch.arange(window + 2 * half, device=q.device) - half - torch.arange(window, device=q.device)[:, None]
     keys_valid = F.pad(valid, (half, half + spare)).unfold(2, window + 2 * half, window).unsqueeze(3)
+    # Masked queries attend to themselves so that no softmax row is empty; their output is zeroed by the caller.
     allowed = (keys_valid & (distance.abs() <= half)) | (distance == 0)  # (B, 1, chunks, window, window + 2·half)
-    out = F.scaled_dot_product_attention(queries, seen(k), seen(v), attn_mask=allowed, dropout_p=dropout)
+    out = F.scaled_dot_product_attention(queries, gather_keys(k), gather_keys(v), attn_mask=allowed, dropout_p=dropout)
     return out.flatten(2, 3)[:, :, :length]
 
 
 class Expert(nn.Module):
-    """A task type's feed-forward network with its own LayerNorm. (B, T, C) -> (B, T, C)."""
+    """The feed-forward network of a task type, with its own LayerNorm. (B, T, C) -> (B, T, C)."""
 
     def __init__(self, dim: int, dropout: float):
         super().__init__()
@@ -133,22 +152,22 @@ class Expert(nn.Module):
 
 
 class Block(nn.Module):
-    """The transformer block everything is made of: attention across modalities, then the task type's expert."""
+    """Transformer block: attention across modalities, then the task type's expert."""
 
     def __init__(self, config: ModelConfig, stride: int, task_types: list[str] | None):
-        """task_types: those that have an expert of their own; None: one for all."""
+        """Build a block; `task_types` each get an expert, None gives one expert for all."""
         super().__init__()
         dim, dropout = config.embd_dim, config.dropout
         self.stride, self.shared = stride, task_types is None
         self.own_norm, self.other_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attn = CrossAttention(dim, config.n_head, stride, dropout, config.attention_window)
-        self.experts = nn.ModuleDict({name: Expert(dim, dropout) for name in task_types or [SHARED]})
+        self.experts = PerTask({name: Expert(dim, dropout) for name in task_types or [SHARED]})
         self.attn_scale = nn.Parameter(torch.full((dim,), 1e-4))
         self.expert_scale = nn.Parameter(torch.full((dim,), 1e-4))
         self.drop_path = DropPath(config.drop_path)
 
     def forward(self, own: Tensor, other: Tensor, mask: Tensor, task_type: str) -> Tensor:
-        """own, other (B, T, C); mask (B, T/s, 1) of the output. Returns the new own, (B, T/s, C)."""
+        """Update `own` (B, T, C) from `other` (B, T, C); mask (B, T/s, 1) of the output. Returns (B, T/s, C)."""
         attended = self.attn(self.own_norm(own), self.other_norm(other), mask)
         if self.stride > 1:
             kernel = self.stride + 1
@@ -158,7 +177,7 @@ class Block(nn.Module):
         return y + self.drop_path(self.expert_scale * (expert(y) * mask))
 
 
-def zero_bias(layer: nn.Module) -> nn.Module:
-    """The published initial value of all biases of convolutions in backbone and heads (1×1 ones are linear here)."""
+def zero_bias(layer: nn.Linear) -> nn.Linear:
+    """Set a layer's bias to the published initial value of all convolutions (1×1 ones are linear layers here)."""
     nn.init.zeros_(layer.bias)
     return layer

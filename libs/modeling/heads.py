@@ -1,9 +1,9 @@
 """Heads over the pyramid: classification against prompts, regression of boundaries (method.md §4).
 
-All levels go through a head at once, laid end to end with zeros between them (`ConcatenatedPyramid`): their weights are shared, and a
-few large convolutions are much cheaper than many small ones.
+Levels share a head's weights, so all levels go through it at once as a `ConcatenatedPyramid`: few large convolutions
+are much faster than many small ones.
 
-Shapes: B clips, P points of all levels, R = P and the gaps, D = head_dim, C classes, K = C or 1.
+Shapes: B clips, P points of all levels, R rows (points and gaps), D = head_dim, C classes, K = C or 1.
 """
 
 import math
@@ -15,17 +15,22 @@ from torch import Tensor, nn
 
 from libs.core.config import ModelConfig, TaskSpec
 from libs.modeling.backbone import ConvNorm, Level
-from libs.modeling.blocks import MaskedConv
+from libs.modeling.blocks import MaskedConv, PerTask
 
-PRIOR = 0.01  # what a linear classifier believes of every class at first, as focal loss wants it (RetinaNet)
+PRIOR = 0.01  # initial probability of each class in a linear classifier, for focal loss (RetinaNet)
 
 
 class ConcatenatedPyramid(NamedTuple):
-    """Levels end to end: x (B, R, modalities·embd_dim), mask (B, R, 1), inside (1, R, 1): 1 at points, 0 in the gaps;
-    level l takes the rows spans[l] = (first, last).
+    """Levels laid end to end in time, with zeros (gaps) after each.
 
-    A gap is what a convolution sees beyond a level's end: zeros, unlike the level's own padded points, where
-    LayerNorm and ReLU leave relu(bias).
+    A gap is what a convolution sees beyond a level's end: zeros, unlike the level's own padded points, where LayerNorm
+    and ReLU leave relu(bias).
+
+    Attributes:
+        x: (B, R, modalities·embd_dim).
+        mask: (B, R, 1).
+        inside: (1, R, 1), 1 at points and 0 in gaps.
+        spans: level -> (first, last) row.
     """
 
     x: Tensor
@@ -34,12 +39,12 @@ class ConcatenatedPyramid(NamedTuple):
     spans: tuple[tuple[int, int], ...]
 
     def take_points(self, x: Tensor) -> Tensor:
-        """(B, R, …) -> (B, P, …)."""
+        """Drop the gaps: (B, R, …) -> (B, P, …)."""
         return torch.cat([x[:, first:last] for first, last in self.spans], dim=1)
 
 
 def concatenate_levels(levels: list[Level], gap: int) -> ConcatenatedPyramid:
-    """Lay levels end to end, `gap` zeros after each: half of the widest kernel."""
+    """Lay levels end to end with `gap` zeros after each, half of the widest kernel."""
     joined = [torch.cat(list(level.features.values()), dim=-1) for level in levels]
     sizes = [x.shape[1] for x in joined]
     x = [F.pad(x, (0, 0, 0, gap)) for x in joined]
@@ -51,7 +56,7 @@ def concatenate_levels(levels: list[Level], gap: int) -> ConcatenatedPyramid:
 
 
 class Trunk(nn.ModuleList):
-    """head_num_layers - 1 convolutions. ConcatenatedPyramid -> (B, R, D)."""
+    """The first head_num_layers - 1 convolutions of a head. ConcatenatedPyramid -> (B, R, D)."""
 
     def __init__(self, config: ModelConfig):
         dims = [len(config.modalities) * config.embd_dim] + [config.head_dim] * (config.head_num_layers - 1)
@@ -67,8 +72,10 @@ class Trunk(nn.ModuleList):
 
 
 class PromptClassifier(nn.Module):
-    """Cosine similarity of points and projected prompts, times a learned temperature. No weights of classes: other
-    prompts are other classes."""
+    """Cosine similarity of points and projected prompts, times a learned temperature.
+
+    It has no weights per class: other prompts mean other classes.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -79,7 +86,7 @@ class PromptClassifier(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, pyramid: ConcatenatedPyramid, task: str, prompts: Tensor) -> Tensor:
-        """prompts (C, text_dim), whatever the task. Returns logits (B, P, C)."""
+        """Compute logits (B, P, C) from prompts (C, text_dim); all tasks share the weights."""
         points = self.visual_proj(self.trunk(pyramid), pyramid.mask)  # (B, R, D)
         with torch.autocast(points.device.type, enabled=False):  # 8 bits are too few for logits
             classes = F.normalize(self.prompt_proj(prompts), dim=-1) * self.logit_scale.exp()  # (C, D)
@@ -87,40 +94,40 @@ class PromptClassifier(nn.Module):
 
 
 class LinearClassifier(nn.Module):
-    """The plain way to classify: one last convolution a task, a channel a class, which knows of no prompts."""
+    """One last convolution per task with a channel per class, without prompts."""
 
     def __init__(self, config: ModelConfig, tasks: list[TaskSpec]):
         super().__init__()
         self.trunk = Trunk(config)
         dim, kernel_size = self.trunk.out_dim, config.head_kernel_size
-        self.classes = nn.ModuleDict(
-            {task.key: MaskedConv(dim, task.dataset.num_classes, kernel_size, bias=True) for task in tasks}
-        )
-        for conv in self.classes.values():
+        convs = {task.key: MaskedConv(dim, task.dataset.num_classes, kernel_size, bias=True) for task in tasks}
+        for conv in convs.values():
+            assert conv.bias is not None
             nn.init.constant_(conv.bias, -math.log((1 - PRIOR) / PRIOR))
+        self.classes = PerTask(convs)
 
     def forward(self, pyramid: ConcatenatedPyramid, task: str, prompts: None = None) -> Tensor:
-        """Returns logits (B, P, C)."""
+        """Compute logits (B, P, C)."""
         x = self.trunk(pyramid)
         with torch.autocast(x.device.type, enabled=False):  # 8 bits are too few for logits
             return pyramid.take_points(self.classes[task](x.float(), pyramid.mask))
 
 
 class OffsetRegressor(nn.Module):
-    """Distances to an event's start and end in units of the level's stride, with one last convolution a task."""
+    """Distances to an event's start and end in units of the level's stride; the last convolution is per task."""
 
     def __init__(self, config: ModelConfig, tasks: list[TaskSpec]):
         super().__init__()
         self.trunk = Trunk(config)
         pairs = {task.key: task.dataset.num_classes if task.dataset.class_aware else 1 for task in tasks}
         dim, kernel_size = self.trunk.out_dim, config.head_kernel_size
-        self.offsets = nn.ModuleDict({k: MaskedConv(dim, 2 * n, kernel_size, bias=True) for k, n in pairs.items()})
+        self.offsets = PerTask({k: MaskedConv(dim, 2 * n, kernel_size, bias=True) for k, n in pairs.items()})
         self.level_scales = nn.ParameterList(torch.tensor(1.0) for _ in range(config.num_levels))
 
     def forward(self, pyramid: ConcatenatedPyramid, task: str) -> Tensor:
-        """Returns (B, P, K, 2): left and right."""
+        """Compute offsets (B, P, K, 2), left and right."""
         x = self.trunk(pyramid)
-        with torch.autocast(x.device.type, enabled=False):  # and for boundaries
+        with torch.autocast(x.device.type, enabled=False):  # 8 bits are too few for boundaries
             raw = pyramid.take_points(self.offsets[task](x.float(), pyramid.mask))  # (B, P, 2·K)
         levels = zip(self.level_scales, pyramid.spans, strict=True)
         scales = torch.cat([scale.expand(last - first) for scale, (first, last) in levels])  # (P,)

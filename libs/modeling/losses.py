@@ -15,7 +15,7 @@ DIOU_EPS = 1e-8
 
 
 def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sigmoid focal loss, elementwise. logits and targets of one shape, targets in [0, 1]."""
+    """Compute the sigmoid focal loss elementwise; targets in [0, 1]."""
     p = logits.sigmoid()
     ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     p_t = p * targets + (1 - p) * (1 - targets)
@@ -24,7 +24,7 @@ def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def diou_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """1-D distance-IoU loss, (…, 2) -> (…). Distances to the left and right end, both from the same point."""
+    """Compute the 1-D distance-IoU loss of (left, right) distances from one point, (…, 2) -> (…)."""
     (left_p, right_p), (left, right) = predicted.unbind(-1), target.unbind(-1)
     inter = torch.minimum(left_p, left) + torch.minimum(right_p, right)
     union = (left_p + right_p) + (left + right) - inter
@@ -34,13 +34,12 @@ def diou_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """The sum where the mask is on. Not values[mask], whose size a GPU would have to tell the host first, nor where(),
-    which would copy its 0 there."""
+    """Sum the values where the mask is on, without waiting for a GPU as values[mask] would."""
     return values.masked_fill(~mask, 0).sum()
 
 
 class Losses(NamedTuple):
-    """Scalars; `total` is what to differentiate (for averaged gradients, see Criterion)."""
+    """Scalar losses of a batch; `total` is the one to differentiate."""
 
     cls: Tensor
     reg: Tensor
@@ -48,16 +47,19 @@ class Losses(NamedTuple):
 
 
 class Criterion(nn.Module):
-    """criterion(prediction, targets) of one task, with the task's loss normaliser as a buffer.
+    """The losses of one task, with the task's loss normaliser N as a buffer (method.md §5).
 
-    Under R ranks positives are counted over all of them, and each takes R·(its sum)/N, so that averaged gradients
-    are those of one process with the whole batch. (The published code kept an N a rank and lost it at resume.)
+    With R ranks, positives are counted over all ranks and each rank's loss is R·(its sum)/N, so that averaged
+    gradients equal those of one process with the whole batch.
     """
 
+    seen: Tensor | None
+    normalizer: Tensor
+
     def __init__(self, task: TaskSpec, momentum: float, seen: list[int] | None = None):
-        """seen: the classes that are trained; None: all."""
+        """Build a task's criterion; `seen` lists the label_ids that are trained, None for all."""
         super().__init__()
-        # A buffer, to be where the losses are: a GPU would have to be waited for. Checkpoints do without.
+        # A buffer, so that it is on the losses' device; not in checkpoints, since the configuration has it.
         self.register_buffer("seen", None if seen is None else torch.tensor(seen), persistent=False)
         self.loss_weight = task.train_cfg.loss_weight
         self.label_smoothing = task.train_cfg.label_smoothing
@@ -65,7 +67,7 @@ class Criterion(nn.Module):
         self.register_buffer("normalizer", torch.tensor(task.train_cfg.init_loss_norm, dtype=torch.float64))
 
     def forward(self, prediction: Prediction, targets: Targets) -> Losses:
-        """prediction and targets of one batch. Raises nothing; a non-finite result is the caller's to refuse."""
+        """Compute the losses of a batch and update the normaliser; the caller checks that they are finite."""
         ranks = dist.get_world_size() if dist.is_initialized() else 1
         valid = prediction.mask
         pairs = (targets.regressor >= 0) & valid[..., None]  # (B, P, S)
@@ -89,9 +91,8 @@ class Criterion(nn.Module):
         weight = self.loss_weight if self.loss_weight > 0 else self._balance(cls, reg, ranks)
         return Losses(cls, reg, cls + weight * reg)
 
-    @staticmethod
-    def _balance(cls: Tensor, reg: Tensor, ranks: int) -> Tensor:
-        """The weight that makes both losses equal, the same on all ranks."""
+    def _balance(self, cls: Tensor, reg: Tensor, ranks: int) -> Tensor:
+        """Compute the weight that makes both losses equal, the same on all ranks."""
         both = torch.stack([cls, reg]).detach()
         if ranks > 1:
             dist.all_reduce(both)

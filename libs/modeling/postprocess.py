@@ -1,9 +1,8 @@
-"""From the network's output to detections in seconds (method.md §7).
+"""Decode the network's output into detections in seconds (method.md §7).
 
 Shapes: B clips, P points, C classes, K = C or 1, N candidate segments of the whole batch.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from libs.core.config import TaskSpec, TaskTestConfig
 from libs.core.errors import DataError
+from libs.core.files import read_json
 from libs.core.types import Clip, Detections, Prediction, Video
 from libs.ops.nms import nms_1d, vote_segments
 
@@ -27,16 +27,19 @@ class Candidates(NamedTuple):
     labels: Tensor
 
 
-def decode(
+def decode_predictions(
     prediction: Prediction, clips: tuple[Clip, ...], spec: TaskSpec, external: ExternalScores | None = None
 ) -> Detections:
-    """The detections of a batch, at most max_seg_num a video, best first; `external` fuses in video-level scores."""
+    """Decode a batch into detections, at most max_seg_num per video, best first.
+
+    `external` are video-level class scores to fuse with.
+    """
     config = spec.test_cfg
-    together, splits = _candidates(prediction, config)
+    candidates, splits = _select_candidates(prediction, config)
     rows, scores, counts = nms_1d(
-        together.segments,
-        together.scores,
-        together.labels,
+        candidates.segments,
+        candidates.scores,
+        candidates.labels,
         splits,
         method=config.nms_method,
         multiclass=config.multiclass_nms,
@@ -45,23 +48,28 @@ def decode(
         min_score=config.min_score,
         max_seg_num=config.max_seg_num,
     )
-    # Picks beyond a video's count are row 0 here, if there is any row at all, and cut off below.
-    segments, labels = (x[rows] if len(x) else x.new_zeros(*rows.shape, *x.shape[1:]) for x in together[::2])
+    # Rows beyond a video's count are zeros, which index candidate 0 where there is one; they are cut off below.
+    segments, labels = (
+        x[rows] if len(x) else x.new_zeros(*rows.shape, *x.shape[1:]) for x in (candidates.segments, candidates.labels)
+    )
     if not config.multiclass_nms and config.voting_thresh > 0:
-        segments = vote_segments(segments, together.segments, together.scores, splits, config.voting_thresh)
-    segments, scores, labels = segments.cpu(), scores.cpu(), labels.cpu()  # all that leaves the device
+        segments = vote_segments(segments, candidates.segments, candidates.scores, splits, config.voting_thresh)
+    segments, scores, labels = segments.cpu(), scores.cpu(), labels.cpu()  # the only copies from the device
     results = []
     for i, (clip, count) in enumerate(zip(clips, counts.tolist(), strict=True)):
         kept = Candidates(segments[i, :count], scores[i, :count], labels[i, :count])
         if external is not None:
-            kept = _fuse(kept, external[clip.video_id], config)
-        results.append(_in_seconds(kept, clip))
+            kept = _fuse_video_scores(kept, external[clip.video_id], config)
+        results.append(_to_seconds(kept, clip))
     return Detections.concat(results)
 
 
-def _candidates(prediction: Prediction, config: TaskTestConfig) -> tuple[Candidates, Tensor]:
-    """What goes to NMS: the best (point, class) pairs of each level, as segments, a video after the other; and the
-    row numbers (B + 1,) at which the videos begin and end."""
+def _select_candidates(prediction: Prediction, config: TaskTestConfig) -> tuple[Candidates, Tensor]:
+    """Select the best (point, class) pairs of each level for NMS.
+
+    Returns:
+        the candidates, one video after the other, and the rows (B + 1,) at which videos begin and end.
+    """
     parts = []
     num_classes, num_offsets = prediction.logits.shape[2], prediction.offsets.shape[2]
     cuts = np.cumsum([0, *prediction.level_sizes]).tolist()
@@ -78,19 +86,19 @@ def _candidates(prediction: Prediction, config: TaskTestConfig) -> tuple[Candida
     segments, scores, labels = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
     kept = (scores > config.pre_nms_thresh) & (segments[..., 1] - segments[..., 0] > config.duration_thresh)
     splits = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.sum(dim=1).cumsum(0)])
-    rows = kept.flatten().nonzero()[:, 0]  # the one wait for a GPU: how many there are
+    rows = kept.flatten().nonzero()[:, 0]  # the only wait for a GPU: the number of candidates
     return Candidates(segments.flatten(0, 1)[rows], scores.flatten()[rows], labels.flatten()[rows]), splits
 
 
-def _in_seconds(kept: Candidates, clip: Clip) -> Detections:
+def _to_seconds(kept: Candidates, clip: Clip) -> Detections:
     seconds = (kept.segments.numpy().astype(np.float64) * clip.feat_stride + 0.5 * clip.num_frames) / clip.fps
     rows = np.zeros(len(seconds), np.int64)
     scores, labels = kept.scores.numpy().astype(np.float64), kept.labels.numpy()
     return Detections((clip.video_id,), rows, seconds.clip(0, clip.duration), scores, labels)
 
 
-def _fuse(kept: Candidates, video_scores: np.ndarray, config: TaskTestConfig) -> Candidates:
-    """Give the best segments of a video each of the video's top classes, score √(p_video·p_segment)."""
+def _fuse_video_scores(kept: Candidates, video_scores: np.ndarray, config: TaskTestConfig) -> Candidates:
+    """Score the best segments for each of the video's top classes: √(p_video·p_segment)."""
     classes = torch.from_numpy(video_scores).float()
     top_scores, top_labels = classes.topk(min(config.ext_top_classes, len(classes)))
     segments, scores = kept.segments[: config.ext_top_segments], kept.scores[: config.ext_top_segments]
@@ -101,24 +109,23 @@ def _fuse(kept: Candidates, video_scores: np.ndarray, config: TaskTestConfig) ->
 
 
 def load_external_scores(spec: TaskSpec, videos: list[Video]) -> ExternalScores | None:
-    """The task's ext_score_file: JSON {video id: [score a class]}, or the same under "results"; None without one.
+    """Load the task's ext_score_file, JSON {video_id: [score per class]} or the same under "results".
 
-    Raises DataError on a missing file, a wrong shape, scores outside [0, 1], or if one of `videos` has none.
+    Returns:
+        None if the task has no such file.
+
+    Raises:
+        DataError: on a missing file, a wrong shape, scores outside [0, 1], or a video without scores.
     """
     if spec.test_cfg.ext_score_file is None:
         return None
     path = Path(spec.test_cfg.ext_score_file)
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; {spec.key}.test_cfg.ext_score_file names it") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); expected {{video_id: [score a class]}}") from None
-    tree = tree.get("results", tree) if isinstance(tree, dict) else None
-    if not isinstance(tree, dict):
+    tree = read_json(path, f"{{video_id: [score per class]}} ({spec.key}.test_cfg.ext_score_file names it)")
+    results = tree.get("results", tree) if isinstance(tree, dict) else None
+    if not isinstance(results, dict):
         raise DataError(f"{path}: expected a JSON object {{video_id: [score a class]}}")
     scores = {}
-    for video_id, row in tree.items():
+    for video_id, row in results.items():
         try:
             scores[video_id] = np.asarray(row, np.float64)
         except (TypeError, ValueError):

@@ -1,7 +1,7 @@
-"""The published checkpoint's names for this network's parameters.
+"""Parameter names of other checkpoints: the published ones, and those of earlier versions of this project.
 
-Ours -> published, one rule a line, applied in order. Shapes differ only by axes of length 1 (1×1 convolutions are
-linear layers here, norms are plain vectors). Shapes coincide in the published format, so a wrong map would load
+The rules below turn our names into the published ones, applied in order. Shapes differ only by axes of length 1 (1×1
+convolutions are linear layers here, norms are vectors). Many published shapes coincide, so a wrong rule would load
 silently: tests/golden.py checks the numbers.
 """
 
@@ -41,7 +41,7 @@ _RULES = [
 
 
 def published_name(name: str) -> str:
-    """The published name of one of our parameters."""
+    """Return the published name of one of our parameters."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     return PREFIX + name
@@ -52,9 +52,12 @@ def is_published(state: dict[str, Tensor]) -> bool:
 
 
 def from_published(state: dict[str, Tensor], ours: dict[str, Tensor], path: str) -> dict[str, Tensor]:
-    """A published state_dict under our names and in our shapes; `ours` is the network's state_dict.
+    """Convert a published state_dict to the names and shapes of `ours`, the network's state_dict.
 
-    Names or shapes that do not fit are left for the caller's comparison. Raises CheckpointError if nothing fits.
+    Names and shapes that do not fit are left as they are, for the caller's comparison.
+
+    Raises:
+        CheckpointError: if no name fits.
     """
     names = {published_name(name): name for name in ours}
     if not names.keys() & state.keys():
@@ -66,3 +69,8 @@ def from_published(state: dict[str, Tensor], ours: dict[str, Tensor], path: str)
         same = name in ours and squeezed == [n for n in ours[name].shape if n != 1]
         fitted[name] = torch.reshape(value, ours[name].shape) if same else value
     return fitted
+
+
+def from_earlier_versions(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename what earlier versions of this project called otherwise: learned prompts."""
+    return {re.sub(r"^learned_prompts\.(\w+)$", r"prompts.\1.learned", name): x for name, x in state.items()}

@@ -1,6 +1,4 @@
-"""The network: backbone and heads, built first and then joined."""
-
-from collections.abc import Callable
+"""The network: a shared backbone, heads over its pyramid, and each task's prompts."""
 
 import torch
 from torch import Tensor, nn
@@ -8,19 +6,17 @@ from torch import Tensor, nn
 from libs.core.config import Config, ModelConfig, TaskSpec
 from libs.core.types import Batch, Prediction
 from libs.modeling.backbone import Backbone
-from libs.modeling.blocks import SHARED
+from libs.modeling.blocks import SHARED, PerTask
 from libs.modeling.heads import LinearClassifier, OffsetRegressor, PromptClassifier, concatenate_levels
-from libs.modeling.points import make_points
-
-CONTEXT_STD = 0.02  # of learned vectors at first: that of the token embeddings they stand among (CoOp)
+from libs.modeling.points import PointGenerator
+from libs.modeling.prompts import FrozenPrompts, TextEmbedding, build_prompt_module
 
 
 class UniAV(nn.Module):
     """One network for all tasks: `model(batch, "TASK1") -> Prediction`.
 
-    It holds what tasks have of their own (experts, last layers, learned prompts) for all tasks of the configuration,
-    whichever are chosen, so that one checkpoint format serves every subset. Prompt tables are buffers, not part of the
-    state_dict; set them with `set_prompts` for the tasks in use.
+    It holds the experts, last layers and learned prompts of all tasks in the configuration, also of those that are
+    not trained, so that one checkpoint format serves every subset. Call `set_prompts` for the tasks in use.
     """
 
     def __init__(
@@ -35,13 +31,12 @@ class UniAV(nn.Module):
         self.config = config
         self.tasks = {task.key: task for task in tasks}
         self.backbone, self.cls_head, self.reg_head = backbone, classifier, regressor
-        self.learned_prompts = _learned_prompts(config, tasks)
-        self.embed_context: dict[str, Callable[[Tensor], Tensor]] = {}
-        self.fixed: set[str] = set()
-        self.points_of_length: dict[tuple[int, torch.device], tuple[Tensor, tuple[int, ...]]] = {}
+        self.prompts = PerTask({task.key: build_prompt_module(config, task) for task in tasks} if self.uses_prompts else {})
+        self.points = PointGenerator(config)
 
     @classmethod
     def from_config(cls, config: Config) -> "UniAV":
+        """Build the network that a configuration describes, with random weights."""
         tasks = list(config.tasks.values())
         task_types = sorted({task.task_type for task in tasks})
         backbone = Backbone(config.model, task_types, config.max_seq_len)
@@ -51,67 +46,45 @@ class UniAV(nn.Module):
 
     @property
     def uses_prompts(self) -> bool:
-        """Whether other prompts are other classes; a linear classifier knows none."""
+        """Whether other prompts mean other classes; a linear classifier ignores prompts."""
         return self.config.classifier == "prompt"
 
-    def set_prompts(self, task: str, prompts: Tensor, embed: Callable[[Tensor], Tensor] | None = None) -> None:
-        """prompts (num_classes, text_dim) float32, row = label_id. embed: where context is learned, what makes such a
-        table of it, a function from (context_length, context_dim)."""
-        self.register_buffer(f"prompts_{task}", prompts, persistent=False)
-        if embed is not None:
-            self.embed_context[task] = embed
+    def set_prompts(self, task: str, table: Tensor, embed: TextEmbedding | None = None) -> None:
+        """Set a task's prompt table.
 
-    def override_prompts(self, task: str, prompts: Tensor) -> None:
-        """Use this table as it is, whatever was learned of prompts: for inference."""
-        self.set_prompts(task, prompts)
-        self.fixed.add(task)
+        Args:
+            table: (num_classes, text_dim) float32, row = label_id.
+            embed: for learned context, the function from context (context_length, context_dim) to such a table.
+        """
+        prompts = self.prompts[task]
+        assert isinstance(prompts, FrozenPrompts)
+        prompts.set_table(table, embed)
 
-    def prompts(self, task: str) -> Tensor:
-        """The table in use, (num_classes, text_dim), with what is learned of it."""
-        table = self.get_buffer(f"prompts_{task}")
-        if task in self.fixed or task not in self.learned_prompts:
-            return table
-        learned = self.learned_prompts[task]
-        return table + learned if self.config.prompts == "offsets" else self.embed_context[task](learned)
+    def override_prompts(self, task: str, table: Tensor) -> None:
+        """Replace a task's prompts by a fixed table, for inference; what was learned of them is dropped."""
+        self.prompts[task] = FrozenPrompts(table)
 
-    def parameters_of(self, task: str) -> list[nn.Parameter]:
-        """Those that a task's batches train: not the experts and last layers of the others."""
-        own = {"experts": {SHARED, self.tasks[task].task_type}}  # what follows these parts of a name
-        own |= dict.fromkeys(("offsets", "classes", "learned_prompts"), {task})
-
-        def is_own(name: str) -> bool:
-            parts = name.split(".")
-            return all(after in own.get(part, {after}) for part, after in zip(parts, parts[1:], strict=False))
-
-        return [parameter for name, parameter in self.named_parameters() if is_own(name)]
+    def task_parameters(self, task: str) -> list[nn.Parameter]:
+        """List the parameters that a task's batches train: all but the experts and last layers of other tasks."""
+        used = {SHARED, task, self.tasks[task].task_type}
+        unused = {
+            id(parameter)
+            for module in self.modules()
+            if isinstance(module, PerTask)
+            for name, part in module.items()
+            if name not in used
+            for parameter in part.parameters()
+        }
+        return [parameter for parameter in self.parameters() if id(parameter) not in unused]
 
     def forward(self, batch: Batch, task: str) -> Prediction:
         spec = self.tasks[task]
         mask = batch.mask[..., None]
         features = {modality: getattr(batch, modality).float() for modality in self.config.modalities}
         levels = self.backbone(features, mask, spec.task_type, spec.dataset.max_seq_len)
-        row = concatenate_levels(levels, gap=self.config.head_kernel_size // 2)
-        points, sizes = self.points(batch.mask.shape[1], batch.mask.device)
-        logits = self.cls_head(row, task, self.prompts(task) if self.uses_prompts else None)
-        offsets = self.reg_head(row, task)
+        pyramid = concatenate_levels(levels, gap=self.config.head_kernel_size // 2)
+        logits = self.cls_head(pyramid, task, self.prompts[task]() if self.uses_prompts else None)
+        offsets = self.reg_head(pyramid, task)
         point_mask = torch.cat([level.mask for level in levels], dim=1)[..., 0]
+        points, sizes = self.points(batch.mask.shape[1], batch.mask.device)
         return Prediction(logits, offsets, point_mask, points, sizes)
-
-    def points(self, length: int, device: torch.device) -> tuple[Tensor, tuple[int, ...]]:
-        """make_points, kept on the device: a copy to a GPU in every step might wait for it."""
-        key = (length, device)
-        if key not in self.points_of_length:
-            with torch.inference_mode(False):  # training may use what evaluation asked for first
-                points, sizes = make_points(self.config, length)
-                self.points_of_length[key] = points.to(device), sizes
-        return self.points_of_length[key]
-
-
-def _learned_prompts(config: ModelConfig, tasks: list[TaskSpec]) -> nn.ParameterDict:
-    """What is learned of each task's prompts: nothing, offsets to its table, or vectors before the class names."""
-    if config.classifier == "linear" or config.prompts in ("frozen", "random"):
-        return nn.ParameterDict()
-    if config.prompts == "offsets":
-        return nn.ParameterDict({task.key: torch.zeros(task.dataset.num_classes, config.text_dim) for task in tasks})
-    shape = (config.context_length, config.context_dim)
-    return nn.ParameterDict({task.key: CONTEXT_STD * torch.randn(shape) for task in tasks})

@@ -13,7 +13,7 @@ from libs.core.config import ModelConfig
 from libs.core.configfile import diff_configs, from_tree
 from libs.core.errors import CheckpointError, format_list
 from libs.core.files import replacing
-from libs.modeling.published import from_published, is_published
+from libs.modeling.published import from_earlier_versions, from_published, is_published
 
 LAST, BEST, EPOCH_PATTERN = "last.pth.tar", "best.pth.tar", "epoch_*.pth.tar"
 PARTS_SHOWN = 3  # of a parameter's name

@@ -24,14 +24,14 @@ def summarize(config: Config, tasks: list[TaskSpec]) -> tuple[str, dict]:
     with FakeTensorMode():
         model = UniAV.from_config(config).eval()
         of_tasks = {
-            task.key: {"parameters": _count(model.parameters_of(task.key)), "flops_a_video": flops_a_video(model, task)}
+            task.key: {"parameters": _count(model.task_parameters(task.key)), "flops_a_video": flops_a_video(model, task)}
             for task in tasks
         }
     parts = {
         "embedding": [model.backbone.embed],
         "stem": [model.backbone.stem],
         "cross blocks and pyramid": [model.backbone.cross, model.backbone.pyramid],
-        "classification head": [model.cls_head, model.learned_prompts],
+        "classification head": [model.cls_head, model.prompts],
         "regression head": [model.reg_head],
     }
     by_part = {name: _count(p for part in modules for p in part.parameters()) for name, modules in parts.items()}

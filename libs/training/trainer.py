@@ -257,7 +257,7 @@ class Trainer:
         if not self.model.uses_prompts:
             return {}
         with torch.no_grad():
-            return {task.key: self.ema.model.prompts(task.key).clone() for task in self.tasks}
+            return {task.key: self.ema.model.prompts[task.key]().clone() for task in self.tasks}
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         """Go on where a checkpoint (load_resumable's) stopped. Raises CheckpointError if it is of other tasks, of
