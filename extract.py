@@ -22,8 +22,15 @@ from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.errors import UserError
 from libs.features.provenance import SUFFIXES
 from libs.features.windows import STRIDES
-from libs.media.batch_extraction import Outcome, Plan, Worker, any_failed, extract_all, shard_for_rank
-from libs.media.container import import_av, shown
+from libs.media.batch_extraction import (
+    ExtractionOutcome,
+    ExtractionPlan,
+    VideoExtractor,
+    any_rank_failed,
+    extract_all,
+    shard_for_rank,
+)
+from libs.media.container import format_path, import_av
 from libs.media.encoders.build import CHOICES
 from libs.media.inputs import find_videos
 
@@ -70,13 +77,13 @@ class ExtractionProgress:
         self.who = f"rank {rank}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
         self.bar = tqdm(total=total, unit="video", disable=None if rank == "0" else True)
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: ExtractionOutcome) -> None:
         if outcome.error:
             self.failed.append(outcome.error)
         else:
             self.done, self.media_s = self.done + 1, self.media_s + outcome.duration
         for note in outcome.notes:
-            self.bar.write(f"{shown(outcome.job.path)}: {note}", file=sys.stderr)
+            self.bar.write(f"{format_path(outcome.job.path)}: {note}", file=sys.stderr)
         self.bar.set_postfix_str(f"{self.speed:.1f} x real time")
         self.bar.update()
 
@@ -102,10 +109,10 @@ def main() -> None:
     import_av()  # where it is missing, say so once
     jobs, problems = find_videos(args.videos)
     jobs = shard_for_rank(jobs)
-    plan = Plan(
+    plan = ExtractionPlan(
         args.encoder, args.stride, args.out, args.prefix, tuple(args.suffixes), args.video_stream, args.audio_stream
     )
-    worker = Worker(plan)
+    worker = VideoExtractor(plan)
     left = [job for job in jobs if not worker.store.has(job.name)]
     workers, threads = share_cores(args.workers, args.encoder, len(left))
     worker.plan = replace(plan, threads=threads)
@@ -114,7 +121,7 @@ def main() -> None:
         report.failed += problems
     for outcome in extract_all(left, worker, workers):
         report.add(outcome)
-    failed = any_failed(bool(report.failed))
+    failed = any_rank_failed(bool(report.failed))
     worker.store.finish()
     report.close(len(jobs) - len(left))
     sys.exit(1 if failed else 0)

@@ -24,7 +24,7 @@ from libs.features.windows import FRAME_RATE_HZ, STRIDES, WindowBatch
 from libs.inference.localizer import Localizer
 from libs.media.container import import_av
 from libs.media.encoders.build import build_encoder
-from libs.media.extract import extract
+from libs.media.extract import extract_features
 from libs.modeling.uniav import UniAV
 from tools.make_demo_videos import make_scene, write_scene
 
@@ -97,7 +97,7 @@ def speed_case(setting: Setting) -> BenchmarkCase:
 
     def features(encoder) -> Measured:
         began = time.perf_counter()
-        found = extract(video, encoder, STRIDES[0])
+        found = extract_features(video, encoder, STRIDES[0])
         return Measured(found.duration / (time.perf_counter() - began), found)
 
     def error(expected, found) -> float:

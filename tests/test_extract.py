@@ -16,9 +16,9 @@ from libs.core.config import DatasetConfig
 from libs.core.types import Video
 from libs.features.provenance import SUFFIXES, read_provenance
 from libs.features.sources import Hdf5Pack, NpyFolder
-from libs.media.batch_extraction import Outcome, Plan, Worker, extract_all
+from libs.media.batch_extraction import ExtractionOutcome, ExtractionPlan, VideoExtractor, extract_all
 from libs.media.encoders.build import build_encoder
-from libs.media.extract import extract
+from libs.media.extract import extract_features
 from libs.media.inputs import VideoInput, find_videos
 from tests.conftest import NEEDS_SHARED, ROOT, SHARED
 
@@ -58,7 +58,7 @@ def video(name: str) -> Video:
 def test_flash_and_beep_land_in_the_same_windows(tmp_path, ending, stride):
     path = write_clip(tmp_path / f"clip{ending}", 8, flash=(4, 4.48), beep=(4, 4.5))
     quiet = write_clip(tmp_path / f"quiet{ending}", 8, flash=None, beep=None)
-    made, base = extract(path, BUILTIN, stride), extract(quiet, BUILTIN, stride)
+    made, base = extract_features(path, BUILTIN, stride), extract_features(quiet, BUILTIN, stride)
     starts = np.arange(len(made.visual)) * stride / 16
     assert len(made.visual) == len(made.audio) == (128 - 16) // stride + 1 == len(base.visual)
     sees = np.abs(made.visual - base.visual).max(1) > 1
@@ -70,7 +70,7 @@ def test_flash_and_beep_land_in_the_same_windows(tmp_path, ending, stride):
 
 
 def test_waveform_peaks(tmp_path):
-    made = extract(write_clip(tmp_path / "clip.mp4", 10, beep=(4, 5)), BUILTIN, 4)
+    made = extract_features(write_clip(tmp_path / "clip.mp4", 10, beep=(4, 5)), BUILTIN, 4)
     peaks = made.waveform_peaks
     assert peaks.shape == (2000, 2) and peaks.dtype == np.float32
     loud = np.flatnonzero(peaks[:, 1] - peaks[:, 0] > 0.5) / 200
@@ -78,8 +78,8 @@ def test_waveform_peaks(tmp_path):
 
 
 def test_missing_modalities_are_zero_and_said(tmp_path):
-    unseen = extract(write_clip(tmp_path / "sound.webm", 3, picture=False), BUILTIN, 4)
-    unheard = extract(write_clip(tmp_path / "picture.mp4", 3, sound=False), BUILTIN, 4)
+    unseen = extract_features(write_clip(tmp_path / "sound.webm", 3, picture=False), BUILTIN, 4)
+    unheard = extract_features(write_clip(tmp_path / "picture.mp4", 3, sound=False), BUILTIN, 4)
     assert unseen.visual.shape == (9, DIMS[0]) and not unseen.visual.any() and unseen.audio.any()
     assert (
         not unseen.has_visual and unseen.has_audio and unseen.notes == ["no picture in the file: its features are zero"]
@@ -96,7 +96,7 @@ def test_missing_modalities_are_zero_and_said(tmp_path):
 def test_the_end_of_either_is_the_end_of_both(tmp_path):
     """Where the sound ends before the picture, silence follows; where the picture does, its last frame stays."""
     for how in ({"times": list(np.arange(0, 1, 0.04))}, {"sound_until": 1.0}):
-        made = extract(write_clip(tmp_path / "clip.mkv", 4, beep=(0, 4), **how), BUILTIN, 4)
+        made = extract_features(write_clip(tmp_path / "clip.mkv", 4, beep=(0, 4), **how), BUILTIN, 4)
         assert len(made.visual) == len(made.audio) == 13
         assert np.isfinite(made.visual).all() and np.isfinite(made.audio).all()
 
@@ -107,14 +107,14 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     for seconds in (20, 80):
         path = write_clip(tmp_path / f"{seconds}.mp4", seconds, fps=4, size=(96, 64))
         tracemalloc.start()
-        made = extract(path, BUILTIN, 4, threads=1)
+        made = extract_features(path, BUILTIN, 4, threads=1)
         peaks.append(tracemalloc.get_traced_memory()[1] - made.visual.nbytes - made.audio.nbytes)
         tracemalloc.stop()
     assert peaks[1] < peaks[0] * 1.05
 
 
 def test_shorter_than_a_window(tmp_path):
-    made = extract(write_clip(tmp_path / "clip.mp4", 0.2), BUILTIN, 4)
+    made = extract_features(write_clip(tmp_path / "clip.mp4", 0.2), BUILTIN, 4)
     assert made.visual.shape == (1, DIMS[0]) and made.audio.shape == (1, DIMS[1])
 
 
@@ -124,7 +124,7 @@ def test_published_layout(clips, tmp_path, run_script):
     assert status == 0 and "3 videos, 8 s of media" in said and "x real time; 0 were done before, 0 failed" in said
     assert err.count("no picture in the file: its features are zero") == 1
     assert len(content(out)) == 7
-    made = extract(clips / "a.mp4", BUILTIN, 4)
+    made = extract_features(clips / "a.mp4", BUILTIN, 4)
     for stored, features in zip(load(out, "a", "v_"), (made.visual, made.audio), strict=True):
         assert stored.dtype == np.float16 and np.array_equal(stored, features.astype(np.float16))
     assert json.loads((out / "encoder.json").read_text()) == read_provenance(out)
@@ -153,7 +153,7 @@ def test_pack(clips, tmp_path, run_script):
     assert [path.name for path in tmp_path.iterdir()] == ["features.h5"]
     pack = Hdf5Pack(out, DIMS)
     assert pack.lengths([video("a"), video("b"), video("ç 音 [1]")]) == [9, 5, 7]
-    made = extract(clips / "a.mp4", BUILTIN, 4)
+    made = extract_features(clips / "a.mp4", BUILTIN, 4)
     assert np.array_equal(pack.load(video("a")).visual, made.visual.astype(np.float16))
     assert read_provenance(out)["encoder"] == "builtin" and read_provenance(out)["stride"] == 4
 
@@ -275,10 +275,12 @@ def test_a_process_that_dies_fails_one_video(tmp_path, monkeypatch):
         for job in jobs:
             if job.name == "b":
                 raise BrokenProcessPool
-            yield Outcome(job, 1.0)
+            yield ExtractionOutcome(job, 1.0)
 
     monkeypatch.setattr("libs.media.batch_extraction._in_processes", in_processes)
-    outcomes = list(extract_all(jobs, Worker(Plan("builtin", 4, tmp_path / "out", "", SUFFIXES)), workers=2))
+    outcomes = list(
+        extract_all(jobs, VideoExtractor(ExtractionPlan("builtin", 4, tmp_path / "out", "", SUFFIXES)), workers=2)
+    )
     assert [(o.job.name, bool(o.error)) for o in outcomes] == [("a", False), ("b", True), ("c", False), ("d", False)]
 
 

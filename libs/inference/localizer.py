@@ -1,242 +1,248 @@
-"""From a video to events, with nothing but a checkpoint: `Localizer.from_checkpoint(path).localize("clip.mp4")`."""
+"""From a video to events with a checkpoint alone: `Localizer.from_checkpoint(path).localize("clip.mp4")`."""
 
 import itertools
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from libs.core.config import ModelConfig, TaskSpec
+from libs.core.config import Config, TaskSpec
 from libs.core.configfile import from_tree
 from libs.core.errors import CheckpointError, ConfigError, DataError
 from libs.core.types import Clip, Event
 from libs.datasets.clips import resize
 from libs.datasets.loaders import collate
-from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES
+from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES, grid
+from libs.inference.result import VideoResult
+from libs.inference.tiling import Piece, scale_limits, split_into_pieces
 from libs.media.encoders.base import Encoder
 from libs.media.encoders.build import build_encoder
-from libs.media.extract import Extracted, extract
+from libs.media.extract import extract_features
 from libs.modeling.postprocess import decode_predictions
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import find_checkpoint, load_checkpoint, load_weights
 
-# In lengths of training clips: what goes through the network at once, and what a piece sees beyond its own.
-PIECE, MARGIN = 16, 2
-
-
-@dataclass(frozen=True)
-class Localized:
-    """One video's events, the best first, and what was read of the video."""
-
-    events: list[Event]
-    media: Extracted
-
 
 class Localizer:
-    """A network with its encoder, class names and prompts, all from a checkpoint of this project's training."""
+    """A trained network with its encoder, class names and prompts.
 
-    def __init__(self, model: UniAV, tasks: list[TaskSpec], encoder: Encoder, class_names: dict[str, list[str]]):
-        """model: in evaluation mode, the tasks' prompts set. class_names: of each task, by label_id."""
+    A video is decoded once for all tasks: its windows are `stride` frames apart, and each task uses every n-th.
+    """
+
+    def __init__(
+        self,
+        model: UniAV,
+        tasks: list[TaskSpec],
+        encoder: Encoder,
+        class_names: dict[str, list[str]],
+        contexts: dict[str, Tensor] | None = None,
+    ):
+        """Initialize from a model in evaluation mode with the tasks' prompts set.
+
+        Args:
+            class_names: by task key, in the order of label_id.
+            contexts: learned prompt context (context_length, context_dim) by task key, which `set_classes` embeds.
+        """
         self.model, self.tasks, self.encoder, self.class_names = model, tasks, encoder, class_names
-        self.trained = {task.key: model.prompts(task.key).clone() for task in tasks if model.uses_prompts}
-        self.nearest: dict[str, Tensor] = {}  # of replaced classes: the trained class whose boundaries each takes
-        # One decoding serves all tasks: windows at the largest common stride, of which each task takes every n-th.
+        self.contexts = contexts or {}
         self.stride = math.gcd(*(task.dataset.feat_stride for task in tasks))
+        self.trained_prompts = {task.key: model.prompts[task.key]().clone() for task in tasks if model.uses_prompts}
+        # For replaced classes, by task key: the trained class with the most similar prompt, which lends its boundaries.
+        self.nearest_trained: dict[str, Tensor] = {}
 
     @classmethod
     def from_checkpoint(
         cls, path: str | Path, tasks: str | None = None, encoder: str | None = None, device: str | None = None
     ) -> "Localizer":
-        """tasks as "1-2-3", those it was trained on by default; encoder: by default the one that made its features.
+        """Load a checkpoint of this project's training.
 
-        Raises CheckpointError on a checkpoint that does not say what is needed, or that was trained on another
-        encoder's features; UserError where the encoder needs what is not installed.
+        Args:
+            path: a file, or a run's folder.
+            tasks: such as "1-3"; by default all that it was trained on.
+            encoder: must be the one that made the training features, which is the default.
+            device: by default a GPU if there is one.
+
+        Raises:
+            CheckpointError: the checkpoint holds weights only, or was trained on other features.
+            UserError: the encoder needs a package that is not installed.
         """
         path = find_checkpoint(Path(path))
         content = load_checkpoint(path)
         if not all(isinstance(content.get(key), dict) for key in ("config", "prompts", "class_names")):
             raise CheckpointError(
-                f"{path}: holds weights only, no configuration, prompts and class names; train with this project, or "
-                "evaluate it with eval.py"
+                f"{path}: holds weights only, expected configuration, prompts and class names too; train with this "
+                "project, or evaluate it with eval.py"
             )
         config = from_tree(content["config"])
-        provenance = config.model.encoder
-        if encoder is not None and encoder != provenance:
+        trained_on = config.model.encoder
+        if encoder not in (None, trained_on):
             raise CheckpointError(
-                f"{path}: was trained on features of {provenance}, not of {encoder}; use --encoder {provenance}"
+                f"{path}: was trained on features of {trained_on}, not of {encoder}; use --encoder {trained_on}"
             )
-        trained = [task for key, task in config.tasks.items() if key in content["class_names"]]
-        chosen = trained if tasks is None else config.select_tasks(tasks)
-        for task in chosen:
-            if task not in trained:
-                raise ConfigError(
-                    f"{path}: was not trained on {task.key}; choose from {', '.join(t.key for t in trained)}"
-                )
-            if task.dataset.num_frames != WINDOW_FRAMES or task.dataset.default_fps != FRAME_RATE_HZ:
-                raise CheckpointError(
-                    f"{path}: {task.key}'s windows are not {WINDOW_FRAMES} frames at {FRAME_RATE_HZ} fps"
-                )
+        class_names: dict[str, list[str]] = content["class_names"]
+        selected = _select_tasks(config, tasks, class_names, path)
         model = UniAV.from_config(config)
         load_weights(model, content["state_dict_ema"], path)
-        for task in chosen:
-            if model.uses_prompts:
-                model.override_prompts(task.key, content["prompts"][task.key])
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        names = {task.key: list(content["class_names"][task.key]) for task in chosen}
-        return cls(model.to(where).eval(), chosen, _checked(build_encoder(provenance), config.model, path), names)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(device).eval()
+        contexts = {}
+        for task in selected if model.uses_prompts else []:
+            if config.model.prompts == "context":
+                contexts[task.key] = model.get_parameter(f"prompts.{task.key}.learned")
+            model.override_prompts(task.key, content["prompts"][task.key].to(device))
+        return cls(model, selected, build_encoder(trained_on), class_names, contexts)
 
     def set_classes(self, task_type: str, names: list[str]) -> None:
-        """Replace a task's classes by free text, which the encoder embeds: other prompts are other classes.
+        """Replace a task's classes by free text, which the encoder embeds.
 
-        A task that regresses boundaries class by class takes, for each new one, those of the trained class whose prompt
-        is nearest. Raises UserError where the encoder embeds no text, ConfigError where there is no such task.
+        Where boundaries are regressed for each class, a new class uses those of the trained class with the nearest
+        prompt.
+
+        Args:
+            task_type: such as "SED", or the task's key.
+
+        Raises:
+            ConfigError: there is no such task, or its network cannot use the new prompts.
+            UserError: the encoder embeds no text.
         """
         task = next((t for t in self.tasks if task_type in (t.key, t.task_type)), None)
         if task is None:
             known = ", ".join(t.task_type for t in self.tasks)
-            raise ConfigError(f"--task {task_type}: the checkpoint has no such task; choose from {known}")
-        if task.key not in self.trained:
-            raise ConfigError("--classes: its linear classifier knows no prompts; train with classifier: prompt")
+            raise ConfigError(f"--task {task_type}: no such task in the checkpoint; choose from {known}")
+        if not self.model.uses_prompts:
+            raise ConfigError("--classes: the linear classifier uses no prompts; train with model.classifier=prompt")
         if self.model.config.prompts == "random":
-            raise ConfigError("--classes: the checkpoint was trained with random prompts, to which text means nothing")
-        trained = self.trained[task.key]
-        prompts = self._embed(task, names).to(trained)
+            raise ConfigError(
+                "--classes: trained with random prompts, which carry no meaning; train with model.prompts=frozen"
+            )
+        trained = self.trained_prompts[task.key]
+        prompts = self._embed_classes(task, names).to(trained)
         if prompts.shape[1] != trained.shape[1]:
             raise ConfigError(
-                f"{self.encoder.name}: embeds text in {prompts.shape[1]} numbers, the network's prompts have "
+                f"{self.encoder.name}: text embeddings have {prompts.shape[1]} numbers, the network's prompts "
                 f"{trained.shape[1]}; train with prompts of that encoder"
             )
-        self.nearest[task.key] = (F.normalize(prompts, dim=-1) @ F.normalize(trained, dim=-1).t()).argmax(dim=1)
+        similarity = F.normalize(prompts, dim=-1) @ F.normalize(trained, dim=-1).t()
+        self.nearest_trained[task.key] = similarity.argmax(dim=1)
         self.model.override_prompts(task.key, prompts)
         self.class_names[task.key] = names
 
     @torch.no_grad()
-    def _embed(self, task: TaskSpec, names: list[str]) -> Tensor:
-        """Class names as the network has learned to read them: in the task's sentence, or after learned vectors."""
-        if self.model.config.prompts == "context":
+    def _embed_classes(self, task: TaskSpec, names: list[str]) -> Tensor:
+        """Embed class names in the task's sentence, or after the learned context vectors."""
+        if task.key in self.contexts:
             embed, _ = self.encoder.context_embedder(names, self.model.config.context_length)
-            return embed(self.model.learned_prompts[task.key])
+            return embed(self.contexts[task.key])
         return torch.from_numpy(self.encoder.encode_text([task.format_prompt(name) for name in names]))
 
     def localize(self, path: str | Path, min_score: float = 0.1) -> list[Event]:
-        """The events of a video, the best first. Raises MediaError on a file that cannot be read."""
-        return self.localize_media(path, min_score).events
+        """Find the events of a video, best first. Raises MediaError if the file cannot be read."""
+        return self.localize_video(path, min_score).events
 
-    def localize_media(
-        self, path: str | Path, min_score: float, video_stream: int | None = None, audio_stream: int | None = None
-    ) -> Localized:
-        """`localize`, and what was read of the video. Streams are indices in the file, None the container's best."""
-        media = extract(path, self.encoder, self.stride, video_stream, audio_stream)
-        return Localized(
-            self.localize_features(media.visual, media.audio, self.stride, media.duration, min_score), media
-        )
+    def localize_video(
+        self,
+        path: str | Path,
+        min_score: float = 0.1,
+        video_stream: int | None = None,
+        audio_stream: int | None = None,
+    ) -> VideoResult:
+        """Find the events of a video, and keep what its page shows. Streams are indices; None takes the best."""
+        path = Path(path)
+        media = extract_features(path, self.encoder, self.stride, video_stream, audio_stream)
+        events = self.localize_features(media.visual, media.audio, self.stride, media.duration, min_score)
+        peaks = np.abs(media.waveform_peaks).max(axis=1, initial=0)
+        return VideoResult(path.stem, path, events, media.duration, peaks, tuple(media.notes))
 
     def localize_features(
         self, visual: np.ndarray, audio: np.ndarray, stride: int, duration: float, min_score: float = 0.1
     ) -> list[Event]:
-        """The events of features (T, Dv) and (T, Da), windows `stride` frames apart, of a video of `duration` seconds.
+        """Find the events in features of a video, best first.
 
-        Raises ConfigError where the widths are not the network's, or a task's windows are not every n-th of these;
-        DataError where they are not finite.
+        Args:
+            visual, audio: (T, Dv) and (T, Da), of windows `stride` frames apart.
+            duration: of the video, in seconds.
+
+        Raises:
+            ConfigError: the features have other widths or another stride than the network needs.
+            DataError: the features are NaN or infinite.
         """
         config = self.model.config
-        found, expected = (visual.shape[1], audio.shape[1]), (config.input_dim_visual, config.input_dim_audio)
-        if found != expected:
-            raise ConfigError(f"features of {found} numbers, the network takes {expected}; extract with its encoder")
+        widths, expected = (visual.shape[1], audio.shape[1]), (config.input_dim_visual, config.input_dim_audio)
+        if widths != expected:
+            raise ConfigError(
+                f"features have widths {widths}, the network expects {expected}; extract with its encoder"
+            )
         if not (np.isfinite(visual).all() and np.isfinite(audio).all()):
-            raise DataError("features that are NaN or infinite; extract them again")
+            raise DataError("features are NaN or infinite; extract them again")
+        events = []
         for task in self.tasks:
-            if task.dataset.feat_stride % stride:
+            step, remainder = divmod(task.dataset.feat_stride, stride)
+            if remainder:
                 raise ConfigError(
-                    f"windows {stride} frames apart, {task.key} needs {task.dataset.feat_stride}; extract with "
+                    f"windows are {stride} frames apart, {task.key} needs {task.dataset.feat_stride}; extract with "
                     f"--stride {self.stride}"
                 )
-        streams = torch.from_numpy(visual), torch.from_numpy(audio)
-        events = [e for task in self.tasks for e in self._events(task, *streams, stride, duration, min_score)]
+            streams = (torch.from_numpy(features[::step]).float() for features in (visual, audio))
+            events += self._localize_task(task, *streams, duration, min_score)
         return sorted(events, key=lambda event: -event.score)
 
     @torch.inference_mode()
-    def _events(
-        self, task: TaskSpec, visual: Tensor, audio: Tensor, stride: int, duration: float, min_score: float
-    ) -> Iterable[Event]:
-        """Of the whole video, or of overlapping pieces of a very long one, so that time and memory grow with length.
-
-        An event belongs to the piece in whose core its middle lies: the pieces' cores tile the video. Of those a piece
-        keeps as many as its core's length allows, so that all together are as many as the video's length does.
-        """
-        spec, step = task.dataset, task.dataset.feat_stride // stride
-        visual, audio = visual[::step].float(), audio[::step].float()
-        window_s = spec.feat_stride / FRAME_RATE_HZ
-        for piece in [_Piece(0, len(visual))] if spec.force_upsampling else _pieces(len(visual), spec.max_seq_len):
-            begins_s = piece.first * window_s
-            rows = slice(piece.first, piece.last)
-            events = self._events_of_piece(task, visual[rows], audio[rows], duration - begins_s, min_score)
-            moved = (e._replace(start=e.start + begins_s, end=e.end + begins_s) for e in events)
-            own = (e for e in moved if piece.core_first <= (e.start + e.end) / 2 / window_s < piece.core_last)
-            core = min(piece.core_last, len(visual)) - max(piece.core_first, 0)
-            yield from itertools.islice(own, _for_length(task, core).test_cfg.max_seg_num)
-
-    def _events_of_piece(
+    def _localize_task(
         self, task: TaskSpec, visual: Tensor, audio: Tensor, duration: float, min_score: float
-    ) -> Iterable[Event]:
-        spec = task.dataset
+    ) -> Iterator[Event]:
+        """Find one task's events in all its windows, piece by piece."""
+        spec, num_windows = task.dataset, len(visual)
+        window_s = spec.feat_stride / FRAME_RATE_HZ
+        # A resized video has one length, however long it is.
+        pieces = [Piece(0, num_windows)] if spec.force_upsampling else split_into_pieces(num_windows, spec.max_seq_len)
+        for piece in pieces:
+            rows, start_s = slice(piece.start, piece.stop), piece.start * window_s
+            events = self._localize_piece(task, visual[rows], audio[rows], duration - start_s, min_score)
+            events = (event._replace(start=event.start + start_s, end=event.end + start_s) for event in events)
+            own = (e for e in events if piece.core_start <= (e.start + e.end) / 2 / window_s < piece.core_stop)
+            # As many as the core's length allows, so that the pieces together keep as many as the whole video may.
+            core = min(piece.core_stop, num_windows) - max(piece.core_start, 0)
+            yield from itertools.islice(own, scale_limits(task, core).test_cfg.max_seg_num)
+
+    def _localize_piece(
+        self, task: TaskSpec, visual: Tensor, audio: Tensor, duration: float, min_score: float
+    ) -> Iterator[Event]:
+        """Find one task's events in what passes the network at once; times are relative to its start."""
+        spec, config = task.dataset, self.model.config
         no_events = torch.zeros(0, 2), torch.zeros(0).long()
-        clip = Clip("video", duration, FRAME_RATE_HZ, spec.feat_stride, spec.num_frames, *no_events)
+        clip = Clip("video", duration, FRAME_RATE_HZ, *grid(spec, len(visual)), *no_events)
         if spec.force_upsampling:
-            frames = ((len(visual) - 1) * spec.feat_stride + spec.num_frames) / spec.max_seq_len
-            clip = replace(clip, feat_stride=frames, num_frames=frames)
             visual, audio = resize(visual, spec.max_seq_len), resize(audio, spec.max_seq_len)
         else:
-            task = _for_length(task, len(visual))
-        tight = not self.model.config.official_pos_embd
-        batch = collate([(clip, visual, audio)], spec.max_seq_len, self.model.config.coarsest_stride, tight)
+            task = scale_limits(task, len(visual))
+        tight = not config.official_pos_embd
+        batch = collate([(clip, visual, audio)], spec.max_seq_len, config.coarsest_stride, tight)
         prediction = self.model(batch.to(next(self.model.parameters()).device), task.key)
-        if spec.class_aware and task.key in self.nearest:
-            prediction = replace(prediction, offsets=prediction.offsets[:, :, self.nearest[task.key]])
-        found = decode_predictions(prediction, batch.clips, task)
-        for (start, end), score, label in zip(found.segments.tolist(), found.scores, found.labels, strict=True):
+        if spec.class_aware and task.key in self.nearest_trained:
+            prediction = replace(prediction, offsets=prediction.offsets[:, :, self.nearest_trained[task.key]])
+        detections = decode_predictions(prediction, batch.clips, task)
+        rows = zip(detections.segments.tolist(), detections.scores.tolist(), detections.labels, strict=True)
+        for (start, end), score, label in rows:
             if score >= min_score and end > start:
-                yield Event(task.key, task.task_type, self.class_names[task.key][label], start, end, float(score))
+                yield Event(task.key, task.task_type, self.class_names[task.key][label], start, end, score)
 
 
-class _Piece(NamedTuple):
-    """Windows first … last of a video, and which moments (in windows) are its own."""
-
-    first: int
-    last: int
-    core_first: float = -math.inf
-    core_last: float = math.inf
-
-
-def _pieces(windows: int, max_seq_len: int) -> list[_Piece]:
-    """One of up to PIECE training clips' length; else several that overlap by twice MARGIN, the last by more. Their
-    cores begin at whole training clips."""
-    size, margin = PIECE * max_seq_len, MARGIN * max_seq_len
-    if windows <= size:
-        return [_Piece(0, windows)]
-    step = size - 2 * margin
-    count = math.ceil((windows - 2 * margin) / step)
-    cores = [-math.inf, *(size - margin + step * i for i in range(count - 1)), math.inf]
-    firsts = (min(step * i, windows - size) for i in range(count))
-    return [_Piece(first, first + size, *cores[i : i + 2]) for i, first in enumerate(firsts)]
-
-
-def _for_length(task: TaskSpec, windows: float) -> TaskSpec:
-    """The task with its limits on detections, which are of one training clip's length, for a longer video."""
-    times, limits = math.ceil(windows / task.dataset.max_seq_len), task.test_cfg
-    more = {key: getattr(limits, key) * times for key in ("pre_nms_topk", "max_seg_num")}
-    return task.model_copy(update={"test_cfg": limits.model_copy(update=more)})
-
-
-def _checked(encoder: Encoder, config: ModelConfig, path: Path) -> Encoder:
-    """The encoder, if its features are as wide as the network's inputs."""
-    made, expected = (encoder.visual_dim, encoder.audio_dim), (config.input_dim_visual, config.input_dim_audio)
-    if made != expected:
-        raise CheckpointError(f"{path}: expects features of {expected} numbers, {encoder.name} gives {made}")
-    return encoder
+def _select_tasks(config: Config, tasks: str | None, trained: dict[str, list[str]], path: Path) -> list[TaskSpec]:
+    """Select the tasks to look for among the trained ones, which are the default."""
+    selected = (
+        [config.tasks[key] for key in config.tasks if key in trained] if tasks is None else config.select_tasks(tasks)
+    )
+    for task in selected:
+        if task.key not in trained:
+            raise ConfigError(f"{path}: was not trained on {task.key}; choose from {', '.join(trained)}")
+        if task.dataset.num_frames != WINDOW_FRAMES or task.dataset.default_fps != FRAME_RATE_HZ:
+            raise CheckpointError(
+                f"{path}: {task.key} has windows of {task.dataset.num_frames} frames at {task.dataset.default_fps} "
+                f"fps, expected {WINDOW_FRAMES} at {FRAME_RATE_HZ}; train on features of extract.py"
+            )
+    return selected

@@ -17,14 +17,14 @@ from libs.core.types import PACK_SUFFIXES
 from libs.features.provenance import SUFFIXES, FeatureProvenance
 from libs.features.store import open_store
 from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES
-from libs.media.container import shown
+from libs.media.container import format_path
 from libs.media.encoders.build import build_encoder
-from libs.media.extract import extract
+from libs.media.extract import extract_features
 from libs.media.inputs import VideoInput
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExtractionOutcome:
     """What became of a job: the seconds of media extracted and what a user should know, or the error, a line."""
 
     job: VideoInput
@@ -34,7 +34,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExtractionPlan:
     """What each process needs to know; an encoder is made in it."""
 
     encoder: str
@@ -53,18 +53,18 @@ class Plan:
         return ", ".join(f"{kind} {index}" for kind, index in chosen.items() if index is not None) or "best"
 
 
-def what_failed(path: Path | str, error: Exception) -> str:
+def describe_failure(path: Path | str, error: Exception) -> str:
     """A line: whatever is wrong with one video, the rest goes on."""
     if isinstance(error, UserError):
         text = str(error)
     elif is_out_of_memory(error):
-        text = f"{shown(path)}: memory ran out; cut it into shorter videos, or choose a smaller encoder"
+        text = f"{format_path(path)}: memory ran out; cut it into shorter videos, or choose a smaller encoder"
     else:
-        text = f"{shown(path)}: {type(error).__name__}: {error}"
+        text = f"{format_path(path)}: {type(error).__name__}: {error}"
     return " ".join(text.split())
 
 
-def extract_all(jobs: list[VideoInput], worker: "Worker", workers: int) -> Iterator[Outcome]:
+def extract_all(jobs: list[VideoInput], worker: "VideoExtractor", workers: int) -> Iterator[ExtractionOutcome]:
     """Extract and store every job in this process (workers 1), or in any order in several made like `worker`."""
     if workers <= 1 or len(jobs) <= 1:
         yield from map(worker, jobs)
@@ -79,12 +79,14 @@ def extract_all(jobs: list[VideoInput], worker: "Worker", workers: int) -> Itera
         except BrokenProcessPool:  # a decoder crashed, or memory ran out: then one by one, and the culprit is known
             jobs = [job for job in jobs if job not in done]
             if workers == 1:
-                yield Outcome(jobs[0], error=f"{shown(jobs[0].path)}: the process that read it died; it may be damaged")
+                yield ExtractionOutcome(
+                    jobs[0], error=f"{format_path(jobs[0].path)}: the process that read it died; it may be damaged"
+                )
                 jobs = jobs[1:]
             workers = 1
 
 
-def _in_processes(jobs: list[VideoInput], plan: Plan, workers: int) -> Iterator[Outcome]:
+def _in_processes(jobs: list[VideoInput], plan: ExtractionPlan, workers: int) -> Iterator[ExtractionOutcome]:
     # Not forked: neither decoders nor GPUs survive that.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(plan,)) as pool:
@@ -96,10 +98,10 @@ def _in_processes(jobs: list[VideoInput], plan: Plan, workers: int) -> Iterator[
             raise
 
 
-class Worker:
+class VideoExtractor:
     """Extracts and stores jobs as a plan says. Raises UserError where its encoder or its store cannot be made."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: ExtractionPlan):
         self.plan, self.encoder = plan, build_encoder(plan.encoder)
         in_folder = plan.out.suffix not in PACK_SUFFIXES
         names = (plan.prefix, *plan.suffixes) if in_folder else ("", *SUFFIXES)
@@ -109,22 +111,24 @@ class Worker:
         )
         self.store = open_store(plan.out, provenance)
 
-    def __call__(self, job: VideoInput) -> Outcome:
+    def __call__(self, job: VideoInput) -> ExtractionOutcome:
         plan = self.plan
         try:
-            made = extract(job.path, self.encoder, plan.stride, plan.video_stream, plan.audio_stream, plan.threads)
+            made = extract_features(
+                job.path, self.encoder, plan.stride, plan.video_stream, plan.audio_stream, plan.threads
+            )
             self.store.write(job.name, made.visual, made.audio)
         except Exception as error:
-            return Outcome(job, error=what_failed(job.path, error))
-        return Outcome(job, made.duration, tuple(made.notes))
+            return ExtractionOutcome(job, error=describe_failure(job.path, error))
+        return ExtractionOutcome(job, made.duration, tuple(made.notes))
 
 
-def _start(plan: Plan) -> None:
+def _start(plan: ExtractionPlan) -> None:
     """Make a process's worker, kept as an attribute of the function that uses it."""
-    _work.worker = Worker(plan)
+    _work.worker = VideoExtractor(plan)
 
 
-def _work(job: VideoInput) -> Outcome:
+def _work(job: VideoInput) -> ExtractionOutcome:
     return _work.worker(job)
 
 
@@ -134,7 +138,7 @@ def shard_for_rank(jobs: list[VideoInput]) -> list[VideoInput]:
     return jobs[rank::world]
 
 
-def any_failed(failed: bool) -> bool:
+def any_rank_failed(failed: bool) -> bool:
     """Whether a video failed in any rank. Waits for all: torchrun ends those at work once one exits with an error."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         return failed

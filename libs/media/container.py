@@ -21,7 +21,7 @@ NO_VIDEO_FORMATS = ("tty", "image2", "alias_pix", "brender_pix")
 FLUSH_ATTEMPTS = 64  # a decoder holds at most so many damaged frames, one a thread
 
 
-def shown(path: Path | str) -> str:
+def format_path(path: Path | str) -> str:
     """A path as it can be printed, also where its name is no valid text."""
     return str(path).encode(errors="surrogateescape").decode(errors="replace")
 
@@ -36,27 +36,29 @@ def import_av():
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[av.container.InputContainer]:
+def open_container(path: Path) -> Iterator[av.container.InputContainer]:
     """An open media file. Raises MediaError, one line, where it is none, and for what FFmpeg refuses meanwhile."""
     av = import_av()
     if not path.is_file():
-        raise MediaError(f"{shown(path)}: {'a folder, no video' if path.is_dir() else 'no such file'}")
+        raise MediaError(f"{format_path(path)}: {'a folder, no video' if path.is_dir() else 'no such file'}")
     if path.stat().st_size == 0:
-        raise MediaError(f"{shown(path)}: the file is empty; copy it again")
+        raise MediaError(f"{format_path(path)}: the file is empty; copy it again")
     try:
         container = av.open(f"file:{path}", metadata_errors="ignore")
     except (av.error.FFmpegError, UnicodeError) as error:
-        raise MediaError(f"{shown(path)}: no video or sound file, or a truncated one ({reason(error)})") from None
+        raise MediaError(
+            f"{format_path(path)}: no video or sound file, or a truncated one ({format_error(error)})"
+        ) from None
     with container:
         if container.format.name in NO_VIDEO_FORMATS or container.format.name.endswith("_pipe"):
-            raise MediaError(f"{shown(path)}: no video or sound file ({container.format.long_name})")
+            raise MediaError(f"{format_path(path)}: no video or sound file ({container.format.long_name})")
         try:
             yield container
         except av.error.FFmpegError as error:
-            raise MediaError(f"{shown(path)}: cannot be decoded ({reason(error)})") from None
+            raise MediaError(f"{format_path(path)}: cannot be decoded ({format_error(error)})") from None
 
 
-def reason(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -66,7 +68,7 @@ def frame_step(stream) -> Fraction:
     return 1 / Fraction(rate) if rate else Fraction(0)
 
 
-def decoded(container, stream, notes: list[str]) -> Iterator[tuple[Fraction, object]]:
+def decode_stream(container, stream, notes: list[str]) -> Iterator[tuple[Fraction, object]]:
     """(time in seconds, frame) of all that can be decoded; how much could not is added to `notes` at the end.
 
     A frame without a time stamp follows the one before it.
@@ -74,7 +76,7 @@ def decoded(container, stream, notes: list[str]) -> Iterator[tuple[Fraction, obj
     av = import_av()
     bad, follows = 0, None
     try:
-        for packet in packets(container, stream, notes):
+        for packet in iterate_packets(container, stream, notes):
             for _ in range(FLUSH_ATTEMPTS if packet.size == 0 else 1):
                 try:
                     frames = packet.decode()
@@ -94,7 +96,7 @@ def decoded(container, stream, notes: list[str]) -> Iterator[tuple[Fraction, obj
             notes.append(f"{bad} damaged frame{'s' * (bad > 1)} of {stream.type} stream {stream.index} skipped")
 
 
-def packets(container, streams, notes: list[str]) -> Iterator:
+def iterate_packets(container, streams, notes: list[str]) -> Iterator:
     """The packets of a stream or of several, up to where damage ends the reading, which is noted."""
     av = import_av()
     while True:
@@ -104,7 +106,7 @@ def packets(container, streams, notes: list[str]) -> Iterator:
         except IndexError:
             continue  # PyAV fails at a packet of a stream that begins in the middle of a file; the next one follows
         except av.error.FFmpegError as error:
-            notes.append(f"reading stops before the end of the file ({reason(error)})")
+            notes.append(f"reading stops before the end of the file ({format_error(error)})")
             return
 
 

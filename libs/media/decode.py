@@ -15,7 +15,7 @@ import numpy as np
 
 from libs.core.errors import MediaError
 from libs.features.windows import FRAME_RATE_HZ, SAMPLE_RATE_HZ
-from libs.media.container import decoded, import_av, opened, shown
+from libs.media.container import decode_stream, format_path, import_av, open_container
 from libs.media.probe import Media
 
 MAX_ROUNDING = Fraction(1, 2000)  # s; containers with ticks of a millisecond round time stamps by this
@@ -33,12 +33,12 @@ def frames(
     goes on to the end. short_side: pixels of the shorter side, to which larger pictures are scaled down. threads: of
     the decoder, 0 for as many as there are cores. Raises MediaError if nothing can be decoded.
     """
-    with opened(media.path) as container:
+    with open_container(media.path) as container:
         stream = container.streams[media.video]
         stream.thread_type, stream.thread_count = "AUTO", threads
         rounding = min(MAX_ROUNDING, Fraction(stream.time_base) / 2)
         look, done, current = _Look(stream.sample_aspect_ratio, short_side), 0, None
-        for at, frame in decoded(container, stream, notes):
+        for at, frame in decode_stream(container, stream, notes):
             begins = min(count, math.ceil((at - media.start - rounding) * FRAME_RATE_HZ))
             current = frame if current is None else current
             if begins > done:
@@ -49,7 +49,7 @@ def frames(
                 return
             current = frame
         if current is None:
-            raise MediaError(f"{shown(media.path)}: video stream {media.video} holds nothing that can be decoded")
+            raise MediaError(f"{format_path(media.path)}: video stream {media.video} holds nothing that can be decoded")
         yield from repeat(look(current), count - done)
 
 
@@ -129,9 +129,9 @@ def _resampled(media: Media, notes: list[str]) -> Iterator[tuple[int, np.ndarray
     """
     av = import_av()
     kind, ends, first, resampler = None, Fraction(0), 0, None
-    with opened(media.path) as container:
+    with open_container(media.path) as container:
         stream = container.streams[media.audio]
-        for at, frame in chain(decoded(container, stream, notes), [(None, None)]):
+        for at, frame in chain(decode_stream(container, stream, notes), [(None, None)]):
             now = frame and (frame.format.name, frame.layout.name, frame.sample_rate)
             if resampler is not None and (now != kind or abs(at - ends) > GAP_S):
                 for block in map(_floats, resampler.resample(None)):

@@ -24,7 +24,7 @@ MAX_PEAKS = 2000
 
 
 @dataclass(frozen=True)
-class Extracted:
+class ExtractedFeatures:
     """visual (T, Dv), audio (T, Da) float32, zero where the file has no such stream; duration in seconds.
 
     notes: what a user should know, a sentence each. waveform_peaks (P, 2) float32, the least and the greatest sample in
@@ -40,14 +40,14 @@ class Extracted:
     has_audio: bool
 
 
-def extract(
+def extract_features(
     path: Path | str,
     encoder: Encoder,
     stride: int,
     video_stream: int | None = None,
     audio_stream: int | None = None,
     threads: int = 0,
-) -> Extracted:
+) -> ExtractedFeatures:
     """The features of one file, windows every `stride` frames of 1/16 s (method.md §2).
 
     Streams are the container's best unless an index chooses another. threads: of the decoder, 0 for as many as there
@@ -72,7 +72,7 @@ def extract(
             for _ in watched:
                 pass
     notes = list(dict.fromkeys(notes))  # what both passes say is said once
-    return Extracted(
+    return ExtractedFeatures(
         visual, audio, media.duration, notes, peaks.values, media.video is not None, media.audio is not None
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from libs.core.types import MEDIA_SUFFIXES
-from libs.media.container import shown
+from libs.media.container import format_path
 
 
 class VideoInput(NamedTuple):
@@ -30,10 +30,10 @@ def find_videos(inputs: list[str]) -> tuple[list[VideoInput], list[str]]:
             continue
         seen.add(real)
         name = path.stem
-        if shown(name) != name:
-            problems.append(f"{shown(path)}: its name is not valid UTF-8; rename it")
+        if format_path(name) != name:
+            problems.append(f"{format_path(path)}: its name is not valid UTF-8; rename it")
         elif not name.strip("."):
-            problems.append(f"{shown(path)}: its features would have no name but dots; rename it")
+            problems.append(f"{format_path(path)}: its features would have no name but dots; rename it")
         elif name in jobs:
             problems.append(f"{path}: its features would be named {name}, as those of {jobs[name].path}; rename one")
         else:
@@ -50,16 +50,16 @@ def _listed(inputs: list[str]) -> tuple[list[Path], list[str]]:
             try:
                 found = sorted(p for p in path.iterdir() if p.suffix.lower() in MEDIA_SUFFIXES and not p.is_dir())
             except OSError as error:
-                problems.append(f"{shown(path)}: {error.strerror}")
+                problems.append(f"{format_path(path)}: {error.strerror}")
                 continue
             if not found:
-                problems.append(f"{shown(path)}: no video or sound files in this folder")
+                problems.append(f"{format_path(path)}: no video or sound files in this folder")
         elif path.exists() or not glob.has_magic(text):
             found = [path]
         else:
             found = sorted(Path(p) for p in glob.glob(text, recursive=True))  # noqa: PTH207
             if not found:
-                problems.append(f"{shown(path)}: no file has a name like this")
+                problems.append(f"{format_path(path)}: no file has a name like this")
         paths += found
     return paths, problems
 
@@ -74,4 +74,6 @@ def _lines(inputs: list[str], problems: list[str]) -> Iterator[str]:
         try:
             yield from (line for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
         except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{shown(path)}: no readable list of videos ({getattr(error, 'strerror', None) or error})")
+            problems.append(
+                f"{format_path(path)}: no readable list of videos ({getattr(error, 'strerror', None) or error})"
+            )

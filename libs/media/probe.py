@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from libs.core.errors import MediaError
-from libs.media.container import decoded, frame_step, import_av, opened, packets, shown
+from libs.media.container import decode_stream, format_path, frame_step, import_av, iterate_packets, open_container
 
 LONGEST_S = 100 * 3600  # more is a damaged time stamp
 MISSING_S = 1.0  # what a file may last less than its header says
@@ -36,12 +36,12 @@ def probe(path: Path | str, video_stream: int | None = None, audio_stream: int |
     and sound, of no duration, or truncated, and on an index that is no such stream's.
     """
     path, notes = Path(path), []
-    with opened(path) as container:
+    with open_container(path) as container:
         video = _choose(container, "video", video_stream, path, notes)
         audio = _choose(container, "audio", audio_stream, path, notes)
         streams = [stream for stream in (video, audio) if stream is not None]
         if not streams:
-            raise MediaError(f"{shown(path)}: has neither a picture nor sound")
+            raise MediaError(f"{format_path(path)}: has neither a picture nor sound")
         ends = _ends(container, streams, notes)
         _compare_with_header(path, container, streams, ends, notes)
         # Plain numbers from here: PyAV's streams are not to be touched once the container is closed.
@@ -49,7 +49,7 @@ def probe(path: Path | str, video_stream: int | None = None, audio_stream: int |
     starts = {kind: _first_shown(path, index) for kind, index in indices.items() if index in ends}
     starts = {kind: start for kind, start in starts.items() if start is not None}
     if not starts:
-        raise MediaError(f"{shown(path)}: neither a picture nor sound can be decoded; write it again")
+        raise MediaError(f"{format_path(path)}: neither a picture nor sound can be decoded; write it again")
     for kind, what in (("video", "picture"), ("audio", "sound")):
         if kind not in starts:
             why = "that can be decoded" if kind in indices else "in the file"
@@ -59,7 +59,7 @@ def probe(path: Path | str, video_stream: int | None = None, audio_stream: int |
     duration = float(max(ends[index] for index in indices.values()) - start)
     if not 0 < duration <= LONGEST_S:
         raise MediaError(
-            f"{shown(path)}: lasts {duration:g} s, expected more than 0 and at most {LONGEST_S} s; write it again"
+            f"{format_path(path)}: lasts {duration:g} s, expected more than 0 and at most {LONGEST_S} s; write it again"
         )
     return Media(path, indices.get("video"), indices.get("audio"), start, duration, tuple(notes))
 
@@ -76,7 +76,7 @@ def _choose(container, kind: str, index: int | None, path: Path, notes: list[str
     there = {s.index: s for s in container.streams if s.type in ("video", "audio")}
     if index not in there or there[index].type != kind:
         names = ", ".join(f"{s.index} ({s.type}, {_codec(s)})" for s in there.values()) or "none"
-        raise MediaError(f"{shown(path)}: no {kind} stream {index}; its streams are {names}")
+        raise MediaError(f"{format_path(path)}: no {kind} stream {index}; its streams are {names}")
     return there[index]
 
 
@@ -91,7 +91,7 @@ def _ends(container, streams: list, notes: list[str]) -> dict[int, Fraction]:
     """
     ends: dict[int, Fraction] = {}
     last: dict[int, Fraction] = {}
-    for packet in packets(container, streams, notes):
+    for packet in iterate_packets(container, streams, notes):
         stream, stamp = packet.stream, packet.pts if packet.pts is not None else packet.dts
         if packet.size == 0 or packet.is_discard:
             continue
@@ -110,8 +110,8 @@ def _first_shown(path: Path, index: int) -> Fraction | None:
 
     Packets do not say: the priming of AAC and Opus and the pictures before an edit list's start are not shown.
     """
-    with opened(path) as container:
-        for at, _ in decoded(container, container.streams[index], []):
+    with open_container(path) as container:
+        for at, _ in decode_stream(container, container.streams[index], []):
             return at
     return None
 
@@ -127,7 +127,7 @@ def _compare_with_header(path: Path, container, streams: list, ends: dict[int, F
             found = max(Fraction(0), ends.get(stream.index, start) - start)
             if stated - found > MISSING_S:
                 raise MediaError(
-                    f"{shown(path)}: truncated, its header says {float(stated):.1f} s, but its data end after "
+                    f"{format_path(path)}: truncated, its header says {float(stated):.1f} s, but its data end after "
                     f"{float(found):.1f} s; copy it again"
                 )
     elif "matroska" in formats and container.duration:
