@@ -136,7 +136,9 @@ class Localizer:
     def _embed_classes(self, task: TaskSpec, names: list[str]) -> Tensor:
         """Embed class names in the task's sentence, or after the learned context vectors."""
         if task.key in self.contexts:
-            embed, _ = self.encoder.context_embedder(names, self.model.config.context_length)
+            # Only encoders with this method are trained with learned context.
+            embed_with = self.encoder.context_embedder  # pyright: ignore[reportAttributeAccessIssue]
+            embed, _ = embed_with(names, self.model.config.context_length)
             return embed(self.contexts[task.key])
         return torch.from_numpy(self.encoder.encode_text([task.format_prompt(name) for name in names]))
 
@@ -187,8 +189,8 @@ class Localizer:
                     f"windows are {stride} frames apart, {task.key} needs {task.dataset.feat_stride}; extract with "
                     f"--stride {self.stride}"
                 )
-            streams = (torch.from_numpy(features[::step]).float() for features in (visual, audio))
-            events += self._localize_task(task, *streams, duration, min_score)
+            windows = torch.from_numpy(visual[::step]).float(), torch.from_numpy(audio[::step]).float()
+            events += self._localize_task(task, *windows, duration, min_score)
         return sorted(events, key=lambda event: -event.score)
 
     @torch.inference_mode()

@@ -1,6 +1,6 @@
-"""What people get for one video: results, table, subtitles, a label track, a page. And a summary of many videos.
+"""Output files of one video: results, table, subtitles, label track and page; and the summary of many videos.
 
-Labels and file names are somebody's text: each format neutralises them in its own way, and none becomes a path.
+Labels and file names come from users: each format escapes them in its own way, and none becomes a path.
 """
 
 import csv
@@ -9,36 +9,28 @@ import json
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
-import numpy as np
 from tabulate import tabulate
 
 from libs.core.files import replacing
 from libs.core.types import Event
-from libs.inference.page import render_page, task_names
+from libs.inference.page import name_tasks, render_page
+from libs.inference.result import VideoResult
 
-MAX_NAME_BYTES = 160  # file systems allow 255, of which replacing() needs some for its temporary name
-SHORTEST_CUE_MS = 1  # a cue that ends when it begins is dropped, or worse, by players
-SRT_SUBSTITUTES = str.maketrans({"<": "‹", ">": "›"})  # SRT has tags and an arrow, but no way of escaping them
-
-
-class Summary(NamedTuple):
-    """One video's row of the summary table."""
-
-    name: str
-    duration_s: float
-    events: list[Event]
+MAX_NAME_BYTES = 160  # file systems allow 255; replacing() needs some for its temporary name
+MIN_CUE_MS = 1  # players drop a cue that ends when it starts
+SRT_SUBSTITUTES = str.maketrans({"<": "‹", ">": "›"})  # SRT has tags and arrows, but no escape sequences
 
 
 def safe_name(video_id: str) -> str:
-    """A video's id as a name for files that can only lie in the folder they are meant for.
+    """Turn a video's id into a file name that cannot leave its folder.
 
-    Letters of any script, digits, spaces, `-`, `_` and `.` stay, anything else becomes `_`; no dot or space at either
-    end; at most 160 bytes; never empty. Two videos may have one name: that is for the caller to notice.
+    Letters of any script, digits, spaces, `-`, `_` and `.` stay; any other character becomes `_`. Dots and spaces are
+    stripped from both ends. The result has 1 to 160 bytes. Two ids may get the same name.
     """
     # Marks (M) are part of the letters of many scripts, such as Devanagari.
     name = unicodedata.normalize("NFC", video_id)
@@ -46,69 +38,53 @@ def safe_name(video_id: str) -> str:
     return name.encode()[:MAX_NAME_BYTES].decode(errors="ignore").rstrip(". ") or "video"
 
 
-def write_outputs(
-    folder: Path,
-    video_id: str,
-    video_path: Path | None,
-    events: Sequence[Event],
-    duration_s: float,
-    waveform_peaks: Sequence[float] | np.ndarray | None,
-    tasks: dict[str, str],
-    notes: Sequence[str] = (),
-) -> list[Path]:
-    """Write NAME.json, .csv, .vtt, .srt, .txt (Audacity labels) and .html into `folder`, each whole or not at all.
+def write_outputs(folder: Path, result: VideoResult, tasks: dict[str, str]) -> list[Path]:
+    """Write NAME.json, .csv, .vtt, .srt, .txt (Audacity labels) and .html; NAME is safe_name(result.video_id).
 
-    NAME is safe_name(video_id), the id itself stands in the results; `video_path` None where only features are known.
-    `waveform_peaks` are the largest amplitudes, in [0, 1], of equally long stretches of the sound, None without sound.
-    `tasks` are all tasks that were looked for: key -> type, such as TASK1 -> TAL. `notes` are shown on the page.
+    Args:
+        tasks: types by task key, such as TASK1 -> TAL, of all tasks that were looked for.
 
-    Raises UserError if the folder cannot be written to.
+    Raises:
+        UserError: the folder cannot be written to.
     """
-    name = safe_name(video_id)
-    names = task_names(tasks)
-    in_time = sorted(events, key=lambda event: (event.start, event.end, -event.score))
-    texts: dict[str, str] = {
-        "json": _results(video_id, in_time, names),
-        "csv": _csv(in_time, names),
-        "vtt": "WEBVTT\n\n" + _cues(in_time, names, ".", lambda text: escape(text, quote=False)),
-        "srt": _cues(in_time, names, ",", lambda text: text.translate(SRT_SUBSTITUTES)),
-        "txt": "".join(f"{e.start:.6f}\t{e.end:.6f}\t{_one_line(e.label)}\n" for e in in_time),
+    name, names = safe_name(result.video_id), name_tasks(tasks)
+    events = sorted(result.events, key=lambda event: (event.start, event.end, -event.score))
+    texts = {
+        "json": _format_json(result.video_id, events, names),
+        "csv": _format_csv(events, names),
+        "vtt": "WEBVTT\n\n" + _format_cues(events, names, ".", lambda text: escape(text, quote=False)),
+        "srt": _format_cues(events, names, ",", lambda text: text.translate(SRT_SUBSTITUTES)),
+        "txt": "".join(f"{e.start:.6f}\t{e.end:.6f}\t{_single_line(e.label)}\n" for e in events),
     }
-    texts["html"] = render_page(
-        title=_one_line(video_path.name if video_path else video_id),
-        source=_url(video_path, folder) if video_path else None,
-        events=in_time,
-        duration_s=duration_s,
-        peaks=waveform_peaks,
-        tasks=tasks,
-        notes=notes,
-        files={kind: quote(f"{name}.{kind}") for kind in texts},
-    )
-    paths = [folder / f"{name}.{kind}" for kind in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        with replacing(path) as temporary:
+    files = {kind: quote(f"{name}.{kind}") for kind in texts}
+    source = _relative_url(result.path, folder) if result.path else None
+    texts["html"] = render_page(replace(result, events=events), tasks, _single_line(result.title), source, files)
+    paths = []
+    for kind, text in texts.items():
+        paths.append(folder / f"{name}.{kind}")
+        with replacing(paths[-1]) as temporary:
             temporary.write_bytes(text.encode("utf-8", errors="replace"))
     return paths
 
 
-def summary_table(rows: Sequence[Summary], tasks: dict[str, str]) -> str:
-    """For the terminal: a line a video with its duration, events a task and the event with the highest score."""
-    names = task_names(tasks)
-    body = []
-    for row in rows:
-        counts = [sum(event.task == key for event in row.events) for key in tasks]
-        best = max(row.events, key=lambda event: event.score, default=None)
-        text = f"{_one_line(best.label)} {best.start:.1f}–{best.end:.1f} s ({best.score:.2f})" if best else "–"
-        minutes, seconds = divmod(round(row.duration_s), 60)
-        body.append([_one_line(row.name), f"{minutes}:{seconds:02d}", *counts, text])
+def format_summary(results: Sequence[VideoResult], tasks: dict[str, str]) -> str:
+    """Format a table of all videos: duration, number of events of each task, event with the highest score."""
+    names = name_tasks(tasks)
+    rows = []
+    for result in results:
+        counts = [sum(event.task == key for event in result.events) for key in tasks]
+        best = max(result.events, key=lambda event: event.score, default=None)
+        text = f"{_single_line(best.label)} {best.start:.1f}–{best.end:.1f} s ({best.score:.2f})" if best else "–"
+        minutes, seconds = divmod(round(result.duration), 60)
+        rows.append([_single_line(result.title), f"{minutes}:{seconds:02d}", *counts, text])
     headers = ["video", "duration", *names.values(), "best event"]
-    align = ("left", "right", *("right" for _ in names), "left")
-    # Else a video named 007 would lose its zeros.
-    return tabulate(body, headers=headers, colalign=align if body else None, disable_numparse=True)
+    align = ("left", *["right"] * (len(names) + 1), "left")
+    # Without disable_numparse a video named 007 becomes 7.
+    return tabulate(rows, headers=headers, colalign=align if rows else None, disable_numparse=True)
 
 
-def _results(video_id: str, events: list[Event], names: dict[str, str]) -> str:
-    """ActivityNet's layout, the best event first, and each event's task."""
+def _format_json(video_id: str, events: list[Event], names: dict[str, str]) -> str:
+    """Format results in ActivityNet's layout, best event first, with each event's task."""
     entries = [
         {"label": e.label, "score": float(e.score), "segment": [float(e.start), float(e.end)], "task": names[e.task]}
         for e in sorted(events, key=lambda event: -event.score)
@@ -116,39 +92,40 @@ def _results(video_id: str, events: list[Event], names: dict[str, str]) -> str:
     return json.dumps({"version": "VERSION 1.3", "results": {video_id: entries}, "external_data": {}}, indent=1)
 
 
-def _csv(events: list[Event], names: dict[str, str]) -> str:
+def _format_csv(events: list[Event], names: dict[str, str]) -> str:
+    # The csv module rather than pandas, which cannot write labels that are not valid Unicode.
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["task", "label", "start", "end", "score"])
-    for e in events:
-        writer.writerow([names[e.task], e.label, f"{e.start:.3f}", f"{e.end:.3f}", f"{e.score:.4f}"])
+    writer.writerows([names[e.task], e.label, f"{e.start:.3f}", f"{e.end:.3f}", f"{e.score:.4f}"] for e in events)
     return file.getvalue()
 
 
-def _cues(events: list[Event], names: dict[str, str], point: str, neutral: Callable[[str], str]) -> str:
+def _format_cues(events: list[Event], names: dict[str, str], point: str, escape_text: Callable[[str], str]) -> str:
+    """Format numbered subtitles; `point` separates seconds and milliseconds."""
+
+    def clock(time_ms: int) -> str:
+        seconds, milliseconds = divmod(time_ms, 1000)
+        return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{milliseconds:03d}"
+
     cues = []
     for number, event in enumerate(events, start=1):
         start_ms = max(0, round(event.start * 1000))
-        end_ms = max(start_ms + SHORTEST_CUE_MS, round(event.end * 1000))
-        text = f"{_one_line(event.label)} ({names[event.task]} {event.score:.2f})"
-        cues.append(f"{number}\n{_clock(start_ms, point)} --> {_clock(end_ms, point)}\n{neutral(text)}\n")
+        end_ms = max(start_ms + MIN_CUE_MS, round(event.end * 1000))
+        text = escape_text(f"{_single_line(event.label)} ({names[event.task]} {event.score:.2f})")
+        cues.append(f"{number}\n{clock(start_ms)} --> {clock(end_ms)}\n{text}\n")
     return "\n".join(cues)
 
 
-def _clock(time_ms: int, point: str) -> str:
-    seconds, milliseconds = divmod(time_ms, 1000)
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{milliseconds:03d}"
-
-
-def _one_line(text: str) -> str:
-    """Without line breaks, tabs, terminal escapes and half characters; what joins emoji (Cf) stays."""
+def _single_line(text: str) -> str:
+    """Replace line breaks, tabs, terminal escapes and lone surrogates; format characters (Cf) stay, they join emoji."""
     return " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text).split())
 
 
-def _url(video_path: Path, folder: Path) -> str:
-    """The video as seen from a page in `folder`. Symbolic links stay: the browser resolves `..` in the text, too."""
+def _relative_url(path: Path, folder: Path) -> str:
+    """Format a video's URL relative to a page in `folder`, links unresolved as browsers resolve `..` in the text."""
     try:
-        # As bytes, so that names that are no UTF-8 survive.
-        return quote(os.fsencode(Path(os.path.relpath(video_path, folder)).as_posix()))
+        # As bytes, so that names that are not UTF-8 survive.
+        return quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))
     except ValueError:  # another drive on Windows
-        return Path(os.path.abspath(video_path)).as_uri()  # noqa: PTH100  (resolve() would follow links)
+        return Path(os.path.abspath(path)).as_uri()  # noqa: PTH100  (resolve() would follow links)

@@ -1,4 +1,4 @@
-"""The page of one video: page.html with the events as data. It loads nothing but the video."""
+"""The HTML page of one video: page.html with the events as data. It loads nothing but the video."""
 
 import base64
 import hashlib
@@ -12,75 +12,73 @@ from pathlib import Path
 import numpy as np
 
 from libs.core.types import Event
+from libs.inference.result import VideoResult
 
 TEMPLATE = Path(__file__).with_name("page.html")
-MAX_PEAKS = 4000  # more than a screen has columns, so that zooming in shows something
-SILENCE = 1e-4  # the waveform is drawn up to its loudest peak, but noise below this is not blown up
-MEANINGS = {"TAL": "seen", "SED": "heard", "AVEL": "seen and heard"}  # for people; other types show their name alone
+MAX_PEAKS = 4000  # more than a screen has columns, so that zooming in shows detail
+SILENCE = 1e-4  # the waveform is scaled to its loudest peak, but not below this, so that faint noise stays flat
+MEANINGS = {"TAL": "seen", "SED": "heard", "AVEL": "seen and heard"}  # shown beside the name of a task type
 
 
-def task_names(tasks: dict[str, str]) -> dict[str, str]:
-    """Task key -> its type, with the key added where two tasks are of one type."""
-    of_type = Counter(tasks.values())
-    return {key: kind if of_type[kind] == 1 else f"{kind} ({key})" for key, kind in tasks.items()}
+def name_tasks(tasks: dict[str, str]) -> dict[str, str]:
+    """Map task keys to their types, followed by the key where two tasks have the same type."""
+    counts = Counter(tasks.values())
+    return {key: kind if counts[kind] == 1 else f"{kind} ({key})" for key, kind in tasks.items()}
 
 
 def render_page(
-    title: str,
-    source: str | None,
-    events: Sequence[Event],
-    duration_s: float,
-    peaks: Sequence[float] | np.ndarray | None,
-    tasks: dict[str, str],
-    notes: Sequence[str],
-    files: dict[str, str],
+    result: VideoResult, tasks: dict[str, str], title: str, source: str | None, files: dict[str, str]
 ) -> str:
-    """The HTML text. `source` and the values of `files` (shown name -> file) are URLs relative to the page; events
-    in the order of time; for the rest see write_outputs()."""
+    """Render the page of a video.
+
+    Args:
+        result: its events in the order of time.
+        tasks: types by task key, of all tasks that were looked for.
+        source: URL of the video relative to the page; None where only features are known.
+        files: URLs of the other output files, by the name of the link.
+    """
     data = {
         "source": source,
-        "duration": float(duration_s),
-        "peaks": _drawn(peaks),
+        "duration": float(result.duration),
+        "peaks": _scale_peaks(result.peaks),
         "tasks": [
-            {"name": name, "meaning": MEANINGS.get(tasks[key], ""), "lanes": _lanes(events, key)}
-            for key, name in task_names(tasks).items()
+            {"name": name, "meaning": MEANINGS.get(tasks[key], ""), "lanes": _build_lanes(result.events, key)}
+            for key, name in name_tasks(tasks).items()
         ],
-        "notes": list(notes),
+        "notes": list(result.notes),
         "files": files,
     }
     template = TEMPLATE.read_text(encoding="utf-8")
     values = {
         "title": escape(title),
-        # Neither `</script>` nor `<!--` may end or change the element that holds the data.
+        # Without "<", no `</script>` or `<!--` in a label can end the element that holds the data.
         "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
-        "script": _csp_hash(template, "script"),
-        "style": _csp_hash(template, "style"),
+        "script": _hash_for_csp(template, "script"),
+        "style": _hash_for_csp(template, "style"),
     }
-    # In one pass, so that a title cannot bring in another placeholder.
+    # In one pass, so that a placeholder in the title is not replaced.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
 
 
-def _lanes(events: Sequence[Event], task: str) -> list[dict]:
-    """A lane a class, that of the best event first."""
+def _build_lanes(events: Sequence[Event], task: str) -> list[dict]:
+    """Build one lane for each class, sorted by the score of its best event."""
     lanes: dict[str, list[tuple[float, float, float]]] = {}
     for event in events:
         if event.task == task:
             lanes.setdefault(event.label, []).append((float(event.start), float(event.end), float(event.score)))
-    in_order = sorted(lanes.items(), key=lambda lane: -max(score for *_, score in lane[1]))
-    return [{"label": label, "events": rows} for label, rows in in_order]
+    ordered = sorted(lanes.items(), key=lambda lane: -max(score for *_, score in lane[1]))
+    return [{"label": label, "events": rows} for label, rows in ordered]
 
 
-def _drawn(peaks: Sequence[float] | np.ndarray | None) -> list[int]:
-    """At most MAX_PEAKS heights in [0, 100], the loudest 100."""
-    heights = np.abs(np.nan_to_num(np.asarray([] if peaks is None else peaks, np.float64), posinf=0, neginf=0))
-    if heights.size == 0:
-        return []
+def _scale_peaks(peaks: np.ndarray) -> list[int]:
+    """Reduce peaks to at most MAX_PEAKS heights in [0, 100], the loudest 100."""
+    heights = np.abs(np.nan_to_num(np.asarray(peaks, np.float64), posinf=0, neginf=0))
     if heights.size > MAX_PEAKS:
         heights = np.maximum.reduceat(heights, np.arange(MAX_PEAKS) * heights.size // MAX_PEAKS)
-    return np.rint(100 * heights / max(heights.max(), SILENCE)).astype(int).tolist()
+    return np.rint(100 * heights / heights.max(initial=SILENCE)).astype(int).tolist()
 
 
-def _csp_hash(template: str, tag: str) -> str:
-    """What Content-Security-Policy allows to run: this text, and nothing that a label might bring in."""
-    text = re.search(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL)[1]
+def _hash_for_csp(template: str, tag: str) -> str:
+    """Hash the text of an element, the only one that the Content-Security-Policy then allows to run."""
+    text = template.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -19,17 +19,17 @@ FPS = 10
 
 
 class Visit:
-    """A page that was opened, all that it asked for, and all that it complained of."""
+    """An open page, its requests, and its errors and log messages."""
 
     def __init__(self, browser, url: str, **context):
         self.context = browser.new_context(viewport={"width": 1280, "height": 800}, **context)
         self.page = self.context.new_page()
         self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.errors.append(dialog.message), dialog.dismiss()))
+        self.page.on("console", lambda message: self.errors.append(message.text))
         self.page.goto(url)
 
     def bars(self):
@@ -45,7 +45,7 @@ class Visit:
         return self.page.evaluate(f"document.getElementById('player').{what}")
 
     def wait(self, condition: str, timeout_s: float = 10) -> None:
-        """Until the condition on the player holds."""
+        """Wait until a condition on the player holds."""
         script = f"() => {{ const player = document.getElementById('player'); return {condition}; }}"
         self.page.wait_for_function(script, timeout=1000 * timeout_s)
 
@@ -56,7 +56,7 @@ class Visit:
 
 
 def write_clip(path: Path) -> None:
-    """Moving colours and a beep a second."""
+    """Write moving colours and a beep every second."""
     time_s = np.arange(round(DURATION_S * RATE_HZ)) / RATE_HZ
     sound = 0.5 * np.sin(2 * np.pi * 440 * time_s) * np.exp(-6 * (time_s % 1))
     write_media(path, _pictures(), (320, 180), FPS, sound.astype(np.float32))
@@ -70,6 +70,6 @@ def _pictures() -> Iterator[np.ndarray]:
         yield picture.astype(np.uint8)
 
 
-def beeps(duration_s: float, number: int = 1200) -> np.ndarray:
+def make_peaks(duration_s: float, number: int = 1200) -> np.ndarray:
     time_s = np.arange(number) * duration_s / number
     return (0.1 + 0.4 * np.abs(np.sin(time_s * 0.7))) * np.exp(-3 * (time_s % 1))

@@ -1,4 +1,4 @@
-"""What is written for a video: formats, and that nobody's label or file name breaks out of them."""
+"""Output files of a video: their formats, and that no label or file name breaks out of them."""
 
 import csv
 import json
@@ -7,13 +7,15 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from libs.core.errors import UserError
 from libs.core.types import Detections, Event
 from libs.evaluation.results import read_results
-from libs.inference.outputs import MAX_NAME_BYTES, Summary, safe_name, summary_table, write_outputs
-from libs.inference.page import MAX_PEAKS, render_page, task_names
+from libs.inference.outputs import MAX_NAME_BYTES, format_summary, safe_name, write_outputs
+from libs.inference.page import MAX_PEAKS, name_tasks, render_page
+from libs.inference.result import VideoResult
 
 TASKS = {"TASK1": "TAL", "TASK2": "AVEL", "TASK3": "SED"}
 HOSTILE = (
@@ -36,24 +38,24 @@ EVENTS = [
 ]
 
 
-def written(folder: Path, events: list[Event], name: str = "clip", **changes) -> dict[str, Path]:
-    given = {"video_path": folder / "clip.mp4", "duration_s": 3700.0, "waveform_peaks": [0.1, 0.5], "tasks": TASKS}
-    paths = write_outputs(folder, name, events=events, **{**given, **changes})
-    assert [path.parent for path in paths] == [folder] * len(paths) and all(path.is_file() for path in paths)
+def write(folder: Path, events: list[Event], **changes) -> dict[str, Path]:
+    """Write the files of a clip; returns their paths by ending."""
+    values = {"path": folder / "clip.mp4", "duration": 3700.0, "peaks": np.array([0.1, 0.5])} | changes
+    paths = write_outputs(folder, VideoResult("clip", events=events, **values), TASKS)
     assert sorted(folder.iterdir()) == sorted(paths)
     return {path.suffix[1:]: path for path in paths}
 
 
-def hostile() -> list[Event]:
+def hostile_events() -> list[Event]:
     return [Event("TASK1", "TAL", label, i, i + 0.5, 0.5) for i, label in enumerate(HOSTILE)]
 
 
 def text(path: Path) -> str:
-    return path.read_bytes().decode()  # as it is: no newlines translated
+    return path.read_bytes().decode()  # read_text would translate newlines
 
 
 class Page(HTMLParser):
-    """A page's elements, and its data as the browser would see them."""
+    """The elements of a page, and its data as a browser reads them."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -73,16 +75,16 @@ class Page(HTMLParser):
         return [attributes[name] for other, attributes in self.tags if other == tag and name in attributes]
 
 
-def test_results_json(tmp_path):
-    paths = written(tmp_path, EVENTS)
+def test_write_outputs_json_is_read_as_results(tmp_path):
+    paths = write(tmp_path, EVENTS)
     tree = json.loads(text(paths["json"]))
     assert tree["results"]["clip"][0] == {"label": "high jump", "score": 0.875, "segment": [1.0, 2.5], "task": "TAL"}
     read: Detections = read_results(paths["json"], {0: "dog barking", 1: "high jump", 2: "glass & stone"})
     assert read.video_ids == ("clip",) and read.labels.tolist() == [1, 0, 2]
 
 
-def test_csv(tmp_path):
-    rows = list(csv.reader(text(written(tmp_path, EVENTS)["csv"]).splitlines()))
+def test_write_outputs_csv_has_a_row_for_each_event(tmp_path):
+    rows = list(csv.reader(text(write(tmp_path, EVENTS)["csv"]).splitlines()))
     assert rows[0] == ["task", "label", "start", "end", "score"]
     assert rows[1:] == [
         ["SED", "glass & stone", "0.000", "60.000", "0.2500"],
@@ -91,27 +93,27 @@ def test_csv(tmp_path):
     ]
 
 
-def test_subtitles(tmp_path):
-    paths = written(tmp_path, EVENTS)
+def test_write_outputs_subtitles_have_a_cue_for_each_event(tmp_path):
+    paths = write(tmp_path, EVENTS)
     vtt, srt = text(paths["vtt"]), text(paths["srt"])
     assert vtt.startswith("WEBVTT\n\n1\n00:00:00.000 --> 00:01:00.000\nglass &amp; stone (SED 0.25)\n\n2\n")
     assert vtt.endswith("3\n01:01:01.500 --> 01:01:02.250\ndog barking (SED 0.50)\n")
     assert srt.startswith("1\n00:00:00,000 --> 00:01:00,000\nglass & stone (SED 0.25)\n\n2\n")
 
 
-def test_a_cue_lasts_and_does_not_begin_before_the_video(tmp_path):
+def test_write_outputs_empty_or_early_event_gets_a_valid_cue(tmp_path):
     events = [Event("TASK1", "TAL", "x", -0.5, -0.25, 0.5), Event("TASK1", "TAL", "x", 2.0, 2.0, 0.5)]
-    vtt = text(written(tmp_path, events)["vtt"])
+    vtt = text(write(tmp_path, events)["vtt"])
     assert re.findall(r".* --> .*", vtt) == ["00:00:00.000 --> 00:00:00.001", "00:00:02.000 --> 00:00:02.001"]
 
 
-def test_audacity_labels(tmp_path):
-    rows = text(written(tmp_path, EVENTS)["txt"]).splitlines()
+def test_write_outputs_txt_is_a_label_track(tmp_path):
+    rows = text(write(tmp_path, EVENTS)["txt"]).splitlines()
     assert rows[1] == "1.000000\t2.500000\thigh jump" and len(rows) == 3
 
 
-def test_no_events(tmp_path):
-    paths = written(tmp_path, [], waveform_peaks=None, video_path=None, duration_s=0.0)
+def test_write_outputs_no_events_writes_empty_files(tmp_path):
+    paths = write(tmp_path, [], peaks=np.empty(0), path=None, duration=0.0)
     assert json.loads(text(paths["json"]))["results"] == {"clip": []}
     assert text(paths["csv"]) == "task,label,start,end,score\n"
     assert (text(paths["vtt"]), text(paths["srt"]), text(paths["txt"])) == ("WEBVTT\n\n", "", "")
@@ -124,8 +126,8 @@ def test_no_events(tmp_path):
     ]
 
 
-def test_hostile_labels_stay_in_their_cues_and_rows(tmp_path):
-    paths = written(tmp_path, hostile())
+def test_write_outputs_hostile_labels_stay_in_their_cues_and_rows(tmp_path):
+    paths = write(tmp_path, hostile_events())
     for kind in ("vtt", "srt"):
         body = text(paths[kind]).removeprefix("WEBVTT\n\n")
         cues = [cue.strip("\n").split("\n") for cue in body.split("\n\n")]
@@ -141,8 +143,8 @@ def test_hostile_labels_stay_in_their_cues_and_rows(tmp_path):
     assert [row["label"] for row in json.loads(text(paths["json"]))["results"]["clip"]] == list(HOSTILE)
 
 
-def test_hostile_labels_stay_data_of_the_page(tmp_path):
-    source = text(written(tmp_path, hostile(), notes=["</script><b>note"])["html"])
+def test_write_outputs_hostile_labels_stay_data_of_the_page(tmp_path):
+    source = text(write(tmp_path, hostile_events(), notes=("</script><b>note",))["html"])
     page = Page(tmp_path / "clip.html")
     assert [tag for tag, _ in page.tags].count("script") == 2 and "b" not in {tag for tag, _ in page.tags}
     assert source.count("</script") == 2 and "<!--" not in source
@@ -150,8 +152,8 @@ def test_hostile_labels_stay_data_of_the_page(tmp_path):
     assert page.data["notes"] == ["</script><b>note"]
 
 
-def test_the_page_names_nothing_outside(tmp_path):
-    source = text(written(tmp_path, EVENTS)["html"])
+def test_write_outputs_page_loads_nothing_from_outside(tmp_path):
+    source = text(write(tmp_path, EVENTS)["html"])
     page = Page(tmp_path / "clip.html")
     assert "http:" not in source and "https:" not in source and "@import" not in source
     assert page.attribute("script", "src") == [] and page.attribute("link", "href") == ["data:,"]
@@ -169,18 +171,18 @@ def test_the_page_names_nothing_outside(tmp_path):
         (os.fsdecode(b"latin1 \xfc.mp4"), "latin1%20%FC.mp4", "latin1 .mp4"),
     ],
 )
-def test_the_page_finds_the_video(tmp_path, video, url, title):
+def test_write_outputs_page_links_the_video(tmp_path, video, url, title):
     folder = tmp_path / "out"
-    written(folder, [], video_path=folder / video)
+    write(folder, [], path=folder / video)
     page = Page(folder / "clip.html")
     assert page.data["source"] == url
     assert page.texts[[tag for tag, _ in page.tags].index("h1")].strip() == title
 
 
-def test_many_peaks_are_reduced_to_their_maxima():
+def test_render_page_many_peaks_are_reduced_to_their_maxima():
     peaks = [0.0] * 100_000
     peaks[77_777] = 0.25
-    page = render_page("t", None, [], 1.0, peaks, TASKS, [], {})
+    page = render_page(VideoResult("v", None, [], 1.0, np.array(peaks)), TASKS, "t", None, {})
     drawn = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])["peaks"]
     assert len(drawn) == MAX_PEAKS and max(drawn) == 100 and drawn.index(100) == 77_777 * MAX_PEAKS // 100_000
 
@@ -201,35 +203,35 @@ def test_many_peaks_are_reduced_to_their_maxima():
         ("語" * 100 + "", "語" * (MAX_NAME_BYTES // 3)),
     ],
 )
-def test_safe_name(video_id, name):
+def test_safe_name_any_text_is_a_file_name(video_id, name):
     assert safe_name(video_id) == name
     assert safe_name(name) == name
 
 
-def test_an_id_that_is_a_path_stays_in_the_folder(tmp_path):
-    paths = write_outputs(tmp_path / "out", "../../etc/x", None, [], 1.0, None, TASKS)
+def test_write_outputs_id_that_is_a_path_stays_in_the_folder(tmp_path):
+    paths = write_outputs(tmp_path / "out", VideoResult("../../etc/x", None, [], 1.0), TASKS)
     assert {path.parent for path in paths} == {tmp_path / "out"}
     assert json.loads(paths[0].read_text())["results"] == {"../../etc/x": []}
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_write(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        write_outputs(tmp_path / "file" / "out", "x", None, [], 1.0, None, TASKS, [])
+        write_outputs(tmp_path / "file" / "out", VideoResult("x", None, [], 1.0), TASKS)
 
 
-def test_tasks_of_one_type_are_told_apart():
-    assert task_names({"TASK1": "SED", "TASK2": "SED", "TASK3": "TAL"}) == {
+def test_name_tasks_equal_types_include_the_key():
+    assert name_tasks({"TASK1": "SED", "TASK2": "SED", "TASK3": "TAL"}) == {
         "TASK1": "SED (TASK1)",
         "TASK2": "SED (TASK2)",
         "TASK3": "TAL",
     }
 
 
-def test_summary_table():
-    rows = [Summary("007", 3700.0, EVENTS), Summary("empty \x1b[31m", 9.6, [])]
-    lines = [re.split(r"\s{2,}", line.strip()) for line in summary_table(rows, TASKS).splitlines()]
+def test_format_summary_has_a_row_for_each_video():
+    results = [VideoResult("007", None, EVENTS, 3700.0), VideoResult("empty \x1b[31m", None, [], 9.6)]
+    lines = [re.split(r"\s{2,}", line.strip()) for line in format_summary(results, TASKS).splitlines()]
     assert lines[0] == ["video", "duration", "TAL", "AVEL", "SED", "best event"]
     assert lines[2] == ["007", "61:40", "1", "0", "2", "high jump 1.0–2.5 s (0.88)"]
     assert lines[3] == ["empty [31m", "0:10", "0", "0", "0", "–"]
-    assert summary_table([], TASKS).startswith("video")
+    assert format_summary([], TASKS).startswith("video")

@@ -1,6 +1,6 @@
-"""The page in a real browser: Debian's chromium, or what CHROMIUM names, driven by Playwright.
+"""The page in a real browser: Debian's chromium, or the one that CHROMIUM names, driven by Playwright.
 
-With SHOTS=FOLDER screenshots are kept there, to be looked at.
+SHOTS=FOLDER keeps screenshots there.
 """
 
 import os
@@ -16,8 +16,9 @@ import pytest
 
 from libs.core.types import Event
 from libs.inference.outputs import write_outputs
-from tests.browser import DURATION_S, FLAGS, SHOTS, Visit, beeps, write_clip
+from libs.inference.result import VideoResult
 from tests.clips import write_clip as write_sound
+from tests.inference.browser import DURATION_S, FLAGS, SHOTS, Visit, make_peaks, write_clip
 
 pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install -e .[test]")
@@ -47,7 +48,7 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory) -> Path:
+def webm(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("media") / "a clip, #1 – ünï.webm"
     write_clip(path)
     return path
@@ -62,26 +63,26 @@ def chromium() -> Iterator:
 
 
 @pytest.fixture
-def visit(chromium, clip, tmp_path):
-    """Write the page of some events and open it; at the end nothing was asked from elsewhere, nothing complained of."""
+def visit(chromium, webm, tmp_path):
+    """Write a page and open it; afterwards check that it requested nothing else and logged no error."""
     visits, videos = [], []
 
-    def open_page(events=EVENTS, duration_s=DURATION_S, video_path=clip, peaks=None, notes=(), **context) -> Visit:
-        peaks = beeps(duration_s) if peaks is None else peaks
-        paths = write_outputs(tmp_path / "out", "clip", video_path, events, duration_s, peaks, TASKS, notes)
-        videos.extend(path.as_uri() for path in [video_path] if path)
+    def open_page(events=EVENTS, duration=DURATION_S, path=webm, peaks=None, notes=(), **context) -> Visit:
+        peaks = make_peaks(duration) if peaks is None else peaks
+        paths = write_outputs(tmp_path / "out", VideoResult("clip", path, events, duration, peaks, notes), TASKS)
+        videos.extend(path.as_uri() for path in [path] if path)
         visits.append(Visit(chromium, paths[-1].as_uri(), **context))
         return visits[-1]
 
     yield open_page
     allowed = ((tmp_path / "out" / "clip.html").as_uri(), *videos, "data:,")
     for one in visits:
-        strangers = [url for url in one.requests if url.partition("#")[0] not in allowed]
+        others = [url for url in one.requests if url.partition("#")[0] not in allowed]
         one.context.close()
-        assert strangers == [] and one.complaints == []
+        assert others == [] and one.errors == []
 
 
-def test_the_video_loads_and_bars_are_there(visit):
+def test_page_opened_shows_the_video_and_a_bar_for_each_event(visit):
     page = visit()
     page.wait("player.readyState >= 2")
     assert page.player("duration") == pytest.approx(DURATION_S, abs=0.1) and page.player("videoWidth") == 320
@@ -98,7 +99,7 @@ def test_the_video_loads_and_bars_are_there(visit):
     assert box["width"] == pytest.approx(track["width"] * 2.5 / DURATION_S, abs=1)
 
 
-def test_the_slider_hides_bars_and_lanes(visit):
+def test_threshold_raised_hides_bars_and_lanes(visit):
     page = visit()
     page.set("threshold", 0.5)
     assert page.bars().count() == 6 and page.lanes().count() == 5
@@ -110,15 +111,15 @@ def test_the_slider_hides_bars_and_lanes(visit):
     assert page.bars().count() == 9 and page.page.locator("#empty").is_hidden()
 
 
-def test_h264_and_aac(visit, tmp_path):
+def test_video_with_h264_and_aac_plays(visit, tmp_path):
     path = tmp_path / "clip.mp4"
     write_clip(path)
-    click_a_bar(visit(video_path=path))
+    click_a_bar(visit(path=path))
 
 
-def test_sound_alone_is_played_too(visit, tmp_path):
+def test_sound_file_plays_without_picture(visit, tmp_path):
     path = write_sound(tmp_path / "sound.mp4", DURATION_S, picture=False)
-    page = visit(video_path=path)
+    page = visit(path=path)
     click_a_bar(page)
     assert page.player("videoWidth") == 0
     page.page.locator("#stage.sound").wait_for()
@@ -126,10 +127,10 @@ def test_sound_alone_is_played_too(visit, tmp_path):
 
 
 def click_a_bar(page):
-    """What is played, and a click goes there to within 0.1 s."""
+    """Click the bar of 4.3–5.1 s and check that the player goes there."""
     page.wait("player.readyState >= 2")
     assert page.player("duration") == pytest.approx(DURATION_S, abs=0.1)
-    # Where it was the moment after the click, before any playing.
+    # The position at the end of seeking, before playing moves it.
     page.page.evaluate(
         "document.getElementById('player').addEventListener('seeked', () => { window.landed ??= player.currentTime; })"
     )
@@ -138,7 +139,7 @@ def click_a_bar(page):
     assert page.page.evaluate("window.landed") == pytest.approx(4.3, abs=0.1)
 
 
-def test_an_address_may_name_a_time(visit):
+def test_page_address_with_a_time_opens_there(visit):
     page = visit()
     page.wait("player.readyState >= 2")
     page.page.goto(page.page.url + "#t=4.5")
@@ -148,7 +149,7 @@ def test_an_address_may_name_a_time(visit):
     assert page.page.locator("#clock").inner_text() == "0:04.5"
 
 
-def test_a_click_seeks_plays_and_stops(visit):
+def test_bar_clicked_seeks_plays_and_stops(visit):
     page = visit()
     click_a_bar(page)
     page.wait("player.currentTime > 4.4")
@@ -159,7 +160,7 @@ def test_a_click_seeks_plays_and_stops(visit):
     assert left == pytest.approx(100 * page.player("currentTime") / DURATION_S, abs=1)
 
 
-def test_after_the_viewer_went_elsewhere_playing_goes_on(visit):
+def test_bar_clicked_and_position_changed_keeps_playing(visit):
     page = visit()
     page.wait("player.readyState >= 2")
     page.page.get_by_role("button", name="dog barking, 4.3–5.1 s").click()
@@ -168,7 +169,7 @@ def test_after_the_viewer_went_elsewhere_playing_goes_on(visit):
     assert not page.player("paused")
 
 
-def test_the_waveform_and_the_lanes_seek(visit):
+def test_waveform_or_lane_clicked_seeks(visit):
     page = visit()
     page.wait("player.readyState >= 2")
     for where, part in (("#scrub", 0.5), (".track >> nth=0", 0.9)):
@@ -178,7 +179,7 @@ def test_the_waveform_and_the_lanes_seek(visit):
         assert page.player("paused")
 
 
-def test_the_keyboard_plays_and_goes_from_bar_to_bar(visit):
+def test_keyboard_moves_between_bars_and_plays(visit):
     page = visit()
     page.wait("player.readyState >= 2")
     focused = "document.activeElement.getAttribute('aria-label')"
@@ -193,9 +194,9 @@ def test_the_keyboard_plays_and_goes_from_bar_to_bar(visit):
     assert page.page.evaluate(focused).startswith("people clapping")
 
 
-def test_hostile_labels_run_nothing(visit):
+def test_hostile_labels_run_no_script(visit):
     events = [Event("TASK3", "SED", label, i, i + 0.9, 0.5) for i, label in enumerate(HOSTILE)]
-    page = visit(events, notes=[HOSTILE[0], HOSTILE[1]])
+    page = visit(events, notes=HOSTILE[:2])
     page.wait("player.readyState >= 2")
     for i in range(len(HOSTILE)):
         page.bars().nth(i).click()
@@ -205,31 +206,31 @@ def test_hostile_labels_run_nothing(visit):
     page.shot("hostile")
 
 
-def test_what_cannot_be_played_says_so(visit, tmp_path, clip):
+def test_unplayable_video_shows_a_message(visit, tmp_path):
     broken = tmp_path / "broken.webm"
     broken.write_bytes(b"no video")
-    page = visit(video_path=broken)
+    page = visit(path=broken)
     page.page.wait_for_selector("#trouble:visible")
     page.bars().nth(3).click()
     assert page.page.locator("#clock").inner_text() == "0:03.4"
     page.requests = [url for url in page.requests if url != broken.as_uri()]
 
 
-def test_features_without_a_video(visit):
-    page = visit(video_path=None, peaks=[])
+def test_page_without_video_hides_the_player(visit):
+    page = visit(path=None, peaks=np.empty(0))
     assert page.page.locator("#player").is_hidden() and page.bars().count() == 9
     assert page.page.locator("#sound").inner_text() == ""
     page.bars().nth(3).click()
     assert page.page.locator("#clock").inner_text() == "0:03.4"
 
 
-def test_an_hour_can_be_zoomed_into(visit):
+def test_hour_long_video_can_be_zoomed(visit):
     rng = np.random.default_rng(0)
     events = [
         Event("TASK3", "SED", f"sound {i % 60}", start, start + 2.5, score)
         for i, (start, score) in enumerate(zip(rng.uniform(0, 3590, 600), rng.uniform(0.05, 1, 600), strict=True))
     ]
-    page = visit(events, duration_s=3600.0, video_path=None)  # the clip is shorter, and would stop the clock at its end
+    page = visit(events, duration=3600.0, path=None)  # the clip is shorter, and would stop the clock at its end
     assert page.lanes().count() == 60 and page.bars().count() == 600
     assert page.page.locator("#axis span").count() in range(6, 20)
     page.page.locator(".bar").first.click()
@@ -241,9 +242,9 @@ def test_an_hour_can_be_zoomed_into(visit):
     page.shot("hour_zoomed")
 
 
-def test_over_http(chromium, clip, tmp_path):
-    shutil.copy(clip, tmp_path / "clip.webm")
-    write_outputs(tmp_path, "clip", tmp_path / "clip.webm", EVENTS, DURATION_S, beeps(DURATION_S), TASKS, [])
+def test_page_served_over_http_loads_the_video(chromium, webm, tmp_path):
+    shutil.copy(webm, tmp_path / "clip.webm")
+    write_outputs(tmp_path, VideoResult("clip", tmp_path / "clip.webm", EVENTS, DURATION_S), TASKS)
     quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=tmp_path))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -251,7 +252,7 @@ def test_over_http(chromium, clip, tmp_path):
     page = Visit(chromium, f"{root}/clip.html")
     try:
         page.wait("player.readyState >= 2")
-        assert page.complaints == [] and page.bars().count() == len(EVENTS)
+        assert page.errors == [] and page.bars().count() == len(EVENTS)
         assert {url for url in page.requests if url != "data:,"} == {f"{root}/clip.html", f"{root}/clip.webm"}
     finally:
         page.context.close()
@@ -261,8 +262,8 @@ def test_over_http(chromium, clip, tmp_path):
 
 @pytest.mark.skipif(not SHOTS, reason="only with SHOTS=FOLDER")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pictures(visit, scheme):
-    page = visit(color_scheme=scheme, notes=["the sound begins 0.4 s after the picture"])
+def test_page_screenshots(visit, scheme):
+    page = visit(color_scheme=scheme, notes=("the sound begins 0.4 s after the picture",))
     page.wait("player.readyState >= 2")
     page.page.get_by_role("button", name="dog barking, 4.3–5.1 s").click()
     page.page.mouse.move(0, 0)
@@ -279,9 +280,9 @@ def test_pictures(visit, scheme):
         Event(f"TASK{1 + i % 3}", "", f"{('playing', 'washing', 'cleaning')[i % 3]} thing number {i % 60}", s, s + d, p)
         for i, (s, d, p) in enumerate(rng.uniform((0, 1, 0.05), (280, 20, 1), (240, 3)).tolist())
     ]
-    page = visit(many, duration_s=300.0, color_scheme=scheme)
+    page = visit(many, duration=300.0, color_scheme=scheme)
     page.wait("player.readyState >= 2")
     page.shot(f"{scheme}_many")
-    page = visit([], color_scheme=scheme, notes=["no sound stream: sounds cannot be found"], peaks=[])
+    page = visit([], color_scheme=scheme, notes=("no sound stream: sounds cannot be found",), peaks=np.empty(0))
     page.wait("player.readyState >= 2")
     page.shot(f"{scheme}_empty")
