@@ -22,7 +22,7 @@ from libs.core.types import MODALITIES, Batch, Clip
 from libs.datasets.annotations import load_annotations
 from libs.datasets.clips import ClipDataset
 from libs.datasets.loaders import collate
-from libs.features.sources import NpyFolder
+from libs.features.sources import open_feature_files
 from libs.modeling.losses import Criterion
 from libs.modeling.points import make_points, make_targets
 from libs.modeling.postprocess import decode_predictions
@@ -268,7 +268,7 @@ def check_dataset(folder: Path, name: str) -> Iterator[Check]:
     classes, max_seq_len = spec.dataset.num_classes, spec.dataset.max_seq_len
     annotations = load_annotations(spec.dataset.json_file, classes)
     for part, splits in (("train", spec.train_split), ("eval", spec.val_split)):
-        dataset = ClipDataset(annotations.select_splits(splits), NpyFolder(spec.dataset, dims), spec)
+        dataset = ClipDataset(annotations.select_splits(splits), open_feature_files(spec.dataset, dims), spec)
         ids = [video.video_id for video in dataset.videos]
         worst: dict[str, float] = {"ids": float(ids != data[f"{part}_ids"].tolist())}
         for i in range(len(ids)):

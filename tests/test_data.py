@@ -14,7 +14,7 @@ from libs.datasets.clips import ClipDataset, crop
 from libs.datasets.loaders import EvalBatches, TrainBatches, TrainStream, build_dataset, collate
 from libs.features.planted import PlantedSource
 from libs.features.provenance import read_provenance
-from libs.features.sources import Hdf5Pack, NpyFolder, open_features
+from libs.features.sources import Hdf5Pack, NpyFolder, open_feature_files, open_features
 from tests.conftest import tiny_tree
 
 DIMS = (12, 10)
@@ -47,7 +47,7 @@ def test_the_three_sources_agree(tiny, run_script, key, dtype, tolerance):
     """.npy files, an HDF5 pack of them, and planted features made on the fly."""
     config, task, annotations = open_task(tiny, key)
     videos = annotations.select_splits(task.test_split)
-    folder = ClipDataset(videos, NpyFolder(task.dataset, DIMS), task)
+    folder = ClipDataset(videos, open_feature_files(task.dataset, DIMS), task)
     pack = tiny / "pack.h5"
     status, out, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", key, pack, "--dtype", dtype)
     assert status == 0, err
@@ -87,7 +87,7 @@ def test_an_interrupted_pack_is_continued(tiny, run_script, monkeypatch):
     _, task, annotations = open_task(tiny)
     source = Hdf5Pack(pack, DIMS)
     for video in annotations.videos:
-        for packed, plain in zip(source.load(video), NpyFolder(task.dataset, DIMS).load(video), strict=True):
+        for packed, plain in zip(source.load(video), open_feature_files(task.dataset, DIMS).load(video), strict=True):
             np.testing.assert_array_equal(packed, plain)
     assert not list(tiny.glob("*.part"))
 
@@ -118,7 +118,7 @@ def test_planted_distractors_are_not_findable(tiny):
         source = PlantedSource(task, load_prompts(task, 8), DIMS)
         seen = set()
         for i, video in enumerate(annotations.videos):
-            plan = source.plan(video, np.random.default_rng(i))
+            plan = source.plan_events(video, np.random.default_rng(i))
             events, distractors = plan[: len(video.labels)], plan[len(video.labels) :]
             assert all((e.visual > 0) == ("visual" in task.shows_in) for e in events)
             assert all((e.audio > 0) == ("audio" in task.shows_in) for e in events)
@@ -132,7 +132,7 @@ def test_planted_distractors_are_not_findable(tiny):
 
 def test_planted_noise_is_correlated(tiny):
     _, task, _ = open_task(tiny, planted={"correlation": 0.8})
-    noise = PlantedSource(task, load_prompts(task, 8), DIMS)._noise(np.random.default_rng(0), 20000, 4)
+    noise = PlantedSource(task, load_prompts(task, 8), DIMS)._make_noise(np.random.default_rng(0), 20000, 4)
     assert noise.std() == pytest.approx(1, abs=0.05)
     assert (noise[1:] * noise[:-1]).mean() == pytest.approx(0.8, abs=0.05)
 
@@ -352,7 +352,7 @@ def test_splits_compare_in_lower_case(tmp_path):
 def test_lengths_that_differ_a_little_are_cut(tiny):
     _, task, annotations = open_task(tiny)
     video = annotations.videos[0]
-    source = NpyFolder(task.dataset, DIMS)
+    source = open_feature_files(task.dataset, DIMS)
     visual_path, audio_path = source.paths(video.video_id)
     whole = np.load(audio_path)
     np.save(audio_path, whole[:-1])

@@ -15,7 +15,7 @@ import pytest
 from libs.core.config import DatasetConfig
 from libs.core.types import Video
 from libs.features.provenance import SUFFIXES, read_provenance
-from libs.features.sources import Hdf5Pack, NpyFolder
+from libs.features.sources import Hdf5Pack, open_feature_files
 from libs.media.batch_extraction import ExtractionOutcome, ExtractionPlan, VideoExtractor, extract_all
 from libs.media.encoders.build import build_encoder
 from libs.media.extract import extract_features
@@ -135,7 +135,7 @@ def test_published_layout(clips, tmp_path, run_script):
     config = DatasetConfig(
         json_file="", feat_folder=str(out), file_prefix="v_", feat_stride=4, num_classes=1, max_seq_len=32
     )
-    assert NpyFolder(config, DIMS).lengths([video("a"), video("b"), video("ç 音 [1]")]) == [9, 5, 7]
+    assert open_feature_files(config, DIMS).lengths([video("a"), video("b"), video("ç 音 [1]")]) == [9, 5, 7]
 
 
 def test_two_runs_are_bit_identical_and_processes_change_nothing(clips, tmp_path, run_script):
@@ -183,7 +183,7 @@ def test_other_features_are_refused(clips, tmp_path, run_script):
         pack["visual/x"] = np.zeros((3, 1536))
     for out in (tmp_path / "published", tmp_path / "published.h5"):
         status, _, err = run_script("extract.py", clips / "a.mp4", "--out", out)
-        assert status == 2 and "do not say what made them" in err
+        assert status == 2 and "features of unknown provenance" in err
 
 
 @pytest.mark.parametrize("workers", [1, 2])

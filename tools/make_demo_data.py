@@ -1,9 +1,9 @@
-"""Write a small planted data set of a configuration's tasks, in the published layout.
+"""Write a small synthetic data set of a configuration's tasks, in the published layout.
 
 python tools/make_demo_data.py configs/demo.yaml
 
-Annotations, prompts and .npy features go where the configuration looks for them; nothing is overwritten but an
-earlier run's files. What is planted, and how strongly, each task's dataset.planted says.
+Annotations, prompts and .npy features are written where the configuration looks for them. Only files of an earlier call
+are overwritten. Each task's dataset.planted sets how strong its events are and how many distractors there are.
 """
 
 import shutil
@@ -19,73 +19,71 @@ from libs.core.configfile import load_config
 from libs.core.errors import ConfigError
 from libs.core.files import make_folder, write_json
 from libs.core.prompts import load_prompts, sample_prompts, save_prompts
-from libs.core.types import PACK_SUFFIXES
 from libs.datasets.annotations import load_annotations
 from libs.features.planted import PlantedSource
-from libs.features.sources import NpyFolder
+from libs.features.sources import NpyLayout, is_pack
 
 VIDEOS_PER_SPLIT = (1280, 48, 320)  # train, validation, test
-PART_WITHOUT_EVENTS = 0.02
+EMPTY_VIDEO_SHARE = 0.02
+MARKER = "made_by_make_demo_data"  # a file in the feature folders that this tool may overwrite
 
 
-class Shape(NamedTuple):
-    """What the videos of a task type look like; ranges from and to."""
+class VideoShape(NamedTuple):
+    """Ranges from which a task type's videos are sampled."""
 
     duration_s: tuple[float, float]
     events: tuple[int, int]
-    event_part: tuple[float, float]  # of the video's duration
+    event_share: tuple[float, float]  # of the video's duration
 
 
 SHAPES = {
-    "TAL": Shape((24.0, 48.0), (1, 3), (0.15, 0.6)),
-    "SED": Shape((10.0, 10.0), (1, 5), (0.12, 0.5)),
+    "TAL": VideoShape((24.0, 48.0), (1, 3), (0.15, 0.6)),
+    "SED": VideoShape((10.0, 10.0), (1, 5), (0.12, 0.5)),
 }
-OTHER_SHAPE = Shape((8.0, 22.0), (1, 4), (0.1, 0.5))
-MARKER = "made_by_make_demo_data"
+OTHER_SHAPE = VideoShape((8.0, 22.0), (1, 4), (0.1, 0.5))
 
 
 def make_annotations(task: TaskSpec, rng: np.random.Generator) -> dict:
-    """ActivityNet-layout annotations of all the task's splits, events of a class not overlapping each other."""
-    shape = SHAPES.get(task.task_type, OTHER_SHAPE)
+    """Make annotations of all the task's splits, in ActivityNet's layout."""
     database = {}
     for split, count in zip((task.train_split, task.val_split, task.test_split), VIDEOS_PER_SPLIT, strict=True):
         for i in range(count):
-            duration = round(float(rng.uniform(*shape.duration_s)), 2)
-            number = (
-                0 if rng.random() < PART_WITHOUT_EVENTS else int(rng.integers(shape.events[0], shape.events[1] + 1))
-            )
-            annotations: list[dict] = []
-            for _ in range(number):
-                length = duration * rng.uniform(*shape.event_part)
-                start = rng.uniform(0, duration - length)
-                label = int(rng.integers(task.dataset.num_classes))
-                apart = all(
-                    a["label_id"] != label or a["segment"][1] < start or a["segment"][0] > start + length
-                    for a in annotations
-                )
-                if apart:
-                    segment = [round(float(start), 3), round(float(start + length), 3)]
-                    annotations.append(
-                        {"segment": segment, "label": f"{task.task_type} class {label}", "label_id": label}
-                    )
             name = f"{task.dataset_name}_{split[0]}_{i:04d}"
-            database[name] = {"subset": split[0], "duration": duration, "annotations": annotations}
+            database[name] = {"subset": split[0], **make_video(task, rng)}
     return {"version": "planted demo data", "database": database}
 
 
-def refuse_to_overwrite(task: TaskSpec) -> None:
-    """Raise ConfigError if anything that this tool did not make stands where it would write."""
-    json_file, folder = Path(task.dataset.json_file), Path(task.dataset.feat_folder)
-    if folder == Path("planted") or folder.suffix in PACK_SUFFIXES:
+def make_video(task: TaskSpec, rng: np.random.Generator) -> dict:
+    """Make a video's duration and events; those of one class do not overlap."""
+    shape = SHAPES.get(task.task_type, OTHER_SHAPE)
+    duration = round(float(rng.uniform(*shape.duration_s)), 2)
+    empty = rng.random() < EMPTY_VIDEO_SHARE
+    annotations: list[dict] = []
+    for _ in range(0 if empty else int(rng.integers(shape.events[0], shape.events[1] + 1))):
+        length = duration * rng.uniform(*shape.event_share)
+        start = rng.uniform(0, duration - length)
+        label = int(rng.integers(task.dataset.num_classes))
+        same_class = (event["segment"] for event in annotations if event["label_id"] == label)
+        if all(other[1] < start or other[0] > start + length for other in same_class):
+            segment = [round(float(start), 3), round(float(start + length), 3)]
+            annotations.append({"segment": segment, "label": f"{task.task_type} class {label}", "label_id": label})
+    return {"duration": duration, "annotations": annotations}
+
+
+def check_overwrites(task: TaskSpec) -> None:
+    """Raise ConfigError where files that this tool did not make are in the way."""
+    folder = Path(task.dataset.feat_folder)
+    if folder == Path("planted") or is_pack(folder):
         raise ConfigError(f"{task.key}.dataset.feat_folder: {folder}, expected a folder to write .npy files to")
-    if folder.exists() and not (folder / MARKER).exists():
-        raise ConfigError(f"{folder}: exists and was not made by this tool; move it away or set feat_folder")
-    for path in (json_file, task.prompt_file):
-        if path.exists() and not (folder / MARKER).exists():
-            raise ConfigError(f"{path}: exists and was not made by this tool; move it away or set another file")
+    if (folder / MARKER).exists():
+        return
+    for path in (folder, Path(task.dataset.json_file), task.prompt_file):
+        if path.exists():
+            raise ConfigError(f"{path}: exists and was not made by this tool; move it away or set another path")
 
 
 def write_task(task: TaskSpec, config: Config, rng: np.random.Generator) -> None:
+    """Write a task's annotations, prompts and features."""
     json_file, folder = Path(task.dataset.json_file), Path(task.dataset.feat_folder)
     annotations = make_annotations(task, rng)
     shutil.rmtree(folder, ignore_errors=True)
@@ -96,7 +94,7 @@ def write_task(task: TaskSpec, config: Config, rng: np.random.Generator) -> None
 
     dims = (config.model.input_dim_visual, config.model.input_dim_audio)
     planted = PlantedSource(task, load_prompts(task, config.model.text_dim), dims)
-    layout = NpyFolder(task.dataset, dims)
+    layout = NpyLayout.from_config(task.dataset)
     videos = load_annotations(json_file, task.dataset.num_classes).videos
     for video in tqdm(videos, desc=f"{task.key} {task.dataset_name}", disable=None):
         for path, features in zip(layout.paths(video.video_id), planted.load(video), strict=True):
@@ -112,7 +110,7 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(args.config, args.o)
     for task in config.tasks.values():
-        refuse_to_overwrite(task)
+        check_overwrites(task)
     for i, task in enumerate(config.tasks.values()):
         write_task(task, config, np.random.default_rng([config.run.seed, i]))
 

@@ -1,25 +1,24 @@
-"""What made features: the note that extract.py writes beside them, and the check against a configuration."""
+"""How features were made: the record that extract.py writes beside them, and its check against a configuration."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import h5py
+import numpy as np
 
 from libs.core.config import TaskSpec
 from libs.core.errors import DataError, UserError
-from libs.core.types import PACK_SUFFIXES
+from libs.features.sources import NpyLayout, is_pack, open_pack
 from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES
 
 PROVENANCE_FILE = "encoder.json"
-SUFFIXES = ("_one_peace_video_finetune", "_one_peace_audio")  # the published layout's, whatever the encoder
+SUFFIXES = ("_one_peace_video_finetune", "_one_peace_audio")  # of the published files; other encoders keep them
 
 
 @dataclass(frozen=True)
 class FeatureProvenance:
-    """What made the features: only equal ones go together."""
+    """How features were made. Features of different provenance never go into one folder or pack."""
 
     encoder: str
     visual_dim: int
@@ -27,31 +26,40 @@ class FeatureProvenance:
     stride: int
     num_frames: int = WINDOW_FRAMES
     fps: int = FRAME_RATE_HZ
-    streams: str = "best"  # of the files
-    prefix: str = ""  # of a folder's file names
+    streams: str = "best"  # of the media files
+    prefix: str = ""  # of the file names in a folder
     visual_suffix: str = SUFFIXES[0]
     audio_suffix: str = SUFFIXES[1]
 
+    def layout(self, folder: Path) -> NpyLayout:
+        """Return the file names of a folder with these features."""
+        return NpyLayout(folder, self.prefix, (self.visual_suffix, self.audio_suffix))
+
     def check_same(self, place: Path) -> None:
-        """Raises UserError unless what lies in a place says that the same made it."""
-        found, mine = read_provenance(place), asdict(self)
+        """Raise UserError unless the features in a folder or pack have this provenance."""
+        found = read_provenance(place)
         if found is None:
-            raise UserError(f"{place}: holds features that do not say what made them; choose another --out")
-        if other := [key for key in mine if found.get(key) != mine[key]]:
-            said = ", ".join(f"{key} {found.get(key)}, now {mine[key]}" for key in other)
-            raise UserError(f"{place}: holds other features ({said}); choose another --out")
+            raise UserError(f"{place}: holds features of unknown provenance; choose another --out")
+        if different := [key for key, value in asdict(self).items() if found.get(key) != value]:
+            changes = ", ".join(f"{key} {found.get(key)}, now {getattr(self, key)}" for key in different)
+            raise UserError(f"{place}: holds other features ({changes}); choose another --out")
 
 
-def read_provenance(place: Path) -> dict | None:
-    """What a folder's encoder.json or a pack's attributes say of its features, as FeatureProvenance's fields; None: nothing.
+def read_provenance(place: Path) -> dict[str, Any] | None:
+    """Read a folder's encoder.json or a pack's attributes.
 
-    Raises UserError on a pack that cannot be read.
+    Returns:
+        The fields of FeatureProvenance, all or some; None where nothing is recorded.
+
+    Raises:
+        DataError: the pack is missing or damaged.
     """
-    if place.suffix in PACK_SUFFIXES:
+    if is_pack(place):
         with open_pack(place) as pack:
-            return {
-                key: getattr(value, "item", lambda value=value: value)() for key, value in pack.attrs.items()
-            } or None
+            values = {
+                key: value.item() if isinstance(value, np.generic) else value for key, value in pack.attrs.items()
+            }
+        return values or None
     try:
         tree = json.loads((place / PROVENANCE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -59,20 +67,16 @@ def read_provenance(place: Path) -> dict | None:
     return tree if isinstance(tree, dict) else None
 
 
-@contextmanager
-def open_pack(path: Path) -> Iterator[h5py.File]:
-    try:
-        with h5py.File(path, "r") as pack:
-            yield pack
-    except (OSError, KeyError) as error:
-        raise UserError(f"{path}: not a readable HDF5 pack ({error}); remove it and make it again") from None
-
-
 def check_provenance(task: TaskSpec, encoder: str) -> None:
-    """Raise DataError where the task's features say (extract.py's do) that another encoder made them, or other windows
-    than the configuration has. Features that say nothing, such as the published ones, are taken as they are."""
+    """Check that a task's features were made as the configuration says.
+
+    Features without a record, such as the published ones, pass.
+
+    Raises:
+        DataError: they are recorded to be of another encoder, or of windows other than the configured ones.
+    """
     spec = task.dataset
-    if not Path(spec.feat_folder).exists():  # planted, or missing, which whoever opens them says better
+    if not Path(spec.feat_folder).exists():  # planted, or missing: opening them gives the better message
         return
     found = read_provenance(Path(spec.feat_folder)) or {}
     for name, key, value in (

@@ -1,9 +1,11 @@
-"""Where features come from: a folder of .npy files or an HDF5 pack (planted ones: planted.py).
+"""Read features: a folder of .npy files or an HDF5 pack (features made on the fly: planted.py).
 
 Shapes: T windows, Dv and Da the widths of visual and audio features.
 """
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,152 +19,229 @@ from libs.core.prompts import load_prompts
 from libs.core.types import MODALITIES, PACK_SUFFIXES, Features, Video
 from libs.features.planted import PlantedSource
 
-MAX_LENGTH_MISMATCH = 0.1  # of the longer one; what audio and visual may differ by
+MAX_LENGTH_MISMATCH = 0.1  # of the longer modality
 
 
 class FeatureSource(Protocol):
     def lengths(self, videos: list[Video]) -> list[int]:
-        """T of each video, without reading its features; checks that they are there and of the right shape.
+        """Return T of each video without reading its features.
 
-        Raises DataError; for missing features with their number and the first few names.
+        Raises:
+            DataError: features are missing (with their number and first names) or have the wrong shape.
         """
+        ...
 
     def load(self, video: Video) -> Features:
-        """The features of one video, both cut to the shorter of the two."""
+        """Load the features of one video, both modalities cut to the shorter one."""
+        ...
 
 
-class NpyFolder:
-    """The published layout: {prefix}{video_id}{suffix}.npy, one file a video and modality."""
+@dataclass(frozen=True)
+class NpyLayout:
+    """File names of the published layout: {prefix}{video_id}{suffix}.npy, one file per video and modality."""
 
-    def __init__(self, config: DatasetConfig, dims: tuple[int, int]):
-        """dims: widths of visual and audio features; one of width 0 is neither looked for nor loaded."""
-        self.folder, self.prefix, self.dims = Path(config.feat_folder), config.file_prefix or "", _wanted(dims)
-        self.suffixes = (config.visual_suffix, config.audio_suffix)
-        if not self.folder.is_dir():
+    folder: Path
+    prefix: str
+    suffixes: tuple[str, str]  # visual, audio
+
+    @classmethod
+    def from_config(cls, config: DatasetConfig) -> "NpyLayout":
+        return cls(Path(config.feat_folder), config.file_prefix or "", (config.visual_suffix, config.audio_suffix))
+
+    def paths(self, video_id: str) -> tuple[Path, Path]:
+        """Return the visual and the audio file of a video."""
+        visual, audio = (self.folder / f"{self.prefix}{video_id}{suffix}.npy" for suffix in self.suffixes)
+        return visual, audio
+
+    def video_ids(self) -> list[str]:
+        """List the videos that have both files, sorted."""
+        names = {path.name for path in self.folder.iterdir()}
+        end = f"{self.suffixes[0]}.npy"
+        candidates = (name.removeprefix(self.prefix).removesuffix(end) for name in names)
+        return sorted({i for i in candidates if all(path.name in names for path in self.paths(i))})
+
+
+class _FeatureFiles:
+    """What both layouts share: `path` is the folder or the pack, `dims` the width of each wanted modality."""
+
+    def __init__(self, path: Path, dims: tuple[int, int]):
+        self.path = path
+        self.dims = {modality: dim for modality, dim in zip(MODALITIES, dims, strict=True) if dim}
+
+    def read_shape(self, modality: str, video_id: str) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def read_rows(self, modality: str, video_id: str, length: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def load(self, video: Video) -> Features:
+        return self.read(video.video_id)
+
+    def read(self, video_id: str) -> Features:
+        """Read the features of one video, both modalities cut to the shorter one."""
+        length = self.read_length(video_id)
+        return Features.from_arrays(
+            {modality: self.read_rows(modality, video_id, length) for modality in self.dims}, length
+        )
+
+    def read_length(self, video_id: str) -> int:
+        """Return T of one video. Raises DataError where features are missing or do not fit."""
+        lengths = {}
+        for modality, dim in self.dims.items():
+            shape = self.read_shape(modality, video_id)
+            check_shape(f"{self.path}: {modality} features of {video_id}", shape, dim)
+            lengths[modality] = shape[0]
+        return common_length(f"{self.path}: video {video_id}", lengths)
+
+    def _check_missing(self, missing: list[str], total: int, kind: str) -> None:
+        if missing:
+            names = format_list(missing)
             raise DataError(
-                f"{self.folder}: no such feature folder; put the .npy files there, or set feat_folder to a folder, a "
+                f"{self.path}: {len(missing)} of {total} {kind} missing: {names}; add them or correct feat_folder"
+            )
+
+
+class NpyFolder(_FeatureFiles):
+    """A folder of .npy files in the published layout."""
+
+    def __init__(self, layout: NpyLayout, dims: tuple[int, int]):
+        super().__init__(layout.folder, dims)
+        self.layout = layout
+        if not layout.folder.is_dir():
+            raise DataError(
+                f"{layout.folder}: no such feature folder; put the .npy files there, or set feat_folder to a folder, a "
                 "pack (.h5) or the word planted"
             )
 
     def paths(self, video_id: str) -> tuple[Path, Path]:
-        """The visual and the audio file."""
-        visual, audio = (self.folder / f"{self.prefix}{video_id}{suffix}.npy" for suffix in self.suffixes)
-        return visual, audio
+        return self.layout.paths(video_id)
 
-    def _files(self, video_id: str) -> dict[str, Path]:
-        """Of the wanted modalities."""
-        paths = dict(zip(MODALITIES, self.paths(video_id), strict=True))
-        return {modality: paths[modality] for modality in self.dims}
+    def video_ids(self) -> list[str]:
+        return self.layout.video_ids()
 
     def lengths(self, videos: list[Video]) -> list[int]:
-        present = {path.name for path in self.folder.iterdir()}
-        wanted = [path.name for video in videos for path in self._files(video.video_id).values()]
-        _refuse_missing(self.folder, [name for name in wanted if name not in present], len(wanted), "feature files")
-        return [self._length(video.video_id) for video in videos]
+        present = {path.name for path in self.path.iterdir()}
+        wanted = [self._file(modality, video.video_id).name for video in videos for modality in self.dims]
+        self._check_missing([name for name in wanted if name not in present], len(wanted), "feature files")
+        return [self.read_length(video.video_id) for video in videos]
 
-    def _length(self, video_id: str) -> int:
-        lengths = {}
-        for modality, path in self._files(video_id).items():
-            shape = read_npy_header(path, "features (T, width)").shape
-            check_shape(str(path), shape, self.dims[modality])
-            lengths[modality] = shape[0]
-        return common_length(f"{self.folder}: video {video_id}", lengths)
+    def read_shape(self, modality: str, video_id: str) -> tuple[int, ...]:
+        return read_npy_header(self._file(modality, video_id), "features (T, width)").shape
 
-    def load(self, video: Video) -> Features:
-        length = self._length(video.video_id)
-        files = self._files(video.video_id).items()
-        return Features.from_arrays({modality: np.load(path, allow_pickle=False)[:length] for modality, path in files}, length)
+    def read_rows(self, modality: str, video_id: str, length: int) -> np.ndarray:
+        return np.load(self._file(modality, video_id), allow_pickle=False)[:length]
+
+    def _file(self, modality: str, video_id: str) -> Path:
+        return self.paths(video_id)[MODALITIES.index(modality)]
 
 
-class Hdf5Pack:
-    """One file with a data set visual/<video_id> and audio/<video_id> a video, as tools/pack_features.py writes."""
+class Hdf5Pack(_FeatureFiles):
+    """One HDF5 file with a data set visual/<video_id> and audio/<video_id> per video."""
 
     def __init__(self, path: str | Path, dims: tuple[int, int]):
-        """dims: as NpyFolder's."""
-        self.path, self.dims = Path(path), _wanted(dims)
+        super().__init__(Path(path), dims)
         self._file: h5py.File | None = None
         self._pid = 0
         self._open()
 
     def _open(self) -> h5py.File:
-        """The file, opened anew in every process: HDF5 handles do not survive a fork."""
+        """Return the file, opened once per process: HDF5 handles do not survive a fork."""
         if self._file is None or self._pid != os.getpid():
-            try:
-                self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
-            except FileNotFoundError:
-                raise DataError(f"{self.path}: no such feature pack; make it with tools/pack_features.py") from None
-            except OSError as error:
-                raise DataError(f"{self.path}: not a readable HDF5 pack ({error}); pack the features again") from None
+            self._file, self._pid = open_pack(self.path), os.getpid()
         return self._file
 
     def array(self, modality: str, video_id: str) -> h5py.Dataset | None:
-        """The data set of a video, None where it is missing."""
-        found = self._open().get(f"{modality}/{video_id}")
-        return found if isinstance(found, h5py.Dataset) else None
+        """Return the data set of a video, None where it is missing."""
+        return packed_arrays(self._open(), modality).get(video_id)
 
-    def _arrays(self, video_id: str) -> dict[str, h5py.Dataset]:
-        """The wanted data sets of a video that are there."""
-        found = {modality: self.array(modality, video_id) for modality in self.dims}
-        return {modality: array for modality, array in found.items() if array is not None}
+    def video_ids(self) -> list[str]:
+        """List the videos that have all wanted modalities, sorted."""
+        return sorted(set.intersection(*(set(packed_arrays(self._open(), modality)) for modality in self.dims)))
 
     def lengths(self, videos: list[Video]) -> list[int]:
-        missing = [video.video_id for video in videos if len(self._arrays(video.video_id)) < len(self.dims)]
-        _refuse_missing(self.path, missing, len(videos), "videos")
-        return [self._length(video.video_id) for video in videos]
+        ids = [video.video_id for video in videos]
+        missing = [i for i in ids if any(self.array(modality, i) is None for modality in self.dims)]
+        self._check_missing(missing, len(ids), "videos")
+        return [self.read_length(i) for i in ids]
 
-    def _length(self, video_id: str) -> int:
-        arrays = self._arrays(video_id)
-        for modality, array in arrays.items():
-            check_shape(f"{self.path}: {array.name}", array.shape, self.dims[modality])
-            if array.dtype.kind not in "fiu":
-                raise DataError(f"{self.path}: {array.name}: holds {array.dtype}, expected numbers")
-        return common_length(f"{self.path}: video {video_id}", {m: len(array) for m, array in arrays.items()})
+    def read_shape(self, modality: str, video_id: str) -> tuple[int, ...]:
+        array = self.array(modality, video_id)
+        if array is None:
+            raise DataError(f"{self.path}: no {modality} features of {video_id}; extract them")
+        if array.dtype.kind not in "fiu":
+            raise DataError(f"{self.path}: {array.name}: holds {array.dtype}, expected numbers")
+        return array.shape
 
-    def load(self, video: Video) -> Features:
-        length = self._length(video.video_id)
+    def read_rows(self, modality: str, video_id: str, length: int) -> np.ndarray:
         try:
-            arrays = {modality: array[:length] for modality, array in self._arrays(video.video_id).items()}
+            return packed_arrays(self._open(), modality)[video_id][:length]
         except OSError as error:
-            raise DataError(f"{self.path}: video {video.video_id}: {error}; pack the features again") from None
-        return Features.from_arrays(arrays, length)
+            raise DataError(f"{self.path}: video {video_id}: {error}; pack the features again") from None
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_file": None}
 
 
-def _wanted(dims: tuple[int, int]) -> dict[str, int]:
-    return {modality: dim for modality, dim in zip(MODALITIES, dims, strict=True) if dim}
+def is_pack(place: str | Path) -> bool:
+    """Tell whether a path names an HDF5 pack rather than a folder."""
+    return str(place).endswith(PACK_SUFFIXES)
 
 
-def _refuse_missing(place: Path, missing: list[str], wanted: int, what: str) -> None:
-    if missing:
-        raise DataError(
-            f"{place}: {len(missing)} of {wanted} {what} missing: {format_list(missing)}; add them or correct feat_folder"
-        )
+def open_pack(path: Path) -> h5py.File:
+    """Open a pack for reading. Raises DataError where it is missing or damaged."""
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such feature pack; make it with tools/pack_features.py") from None
+    except OSError as error:
+        raise DataError(f"{path}: not a readable HDF5 pack ({error}); remove it and make it again") from None
+
+
+def packed_arrays(pack: h5py.File, modality: str) -> Mapping[str, h5py.Dataset]:
+    """Return a modality's data sets by video id."""
+    group = pack.get(modality)
+    return group if isinstance(group, h5py.Group) else {}  # pyright: ignore[reportReturnType] a Group is a Mapping
 
 
 def check_shape(where: str, shape: tuple[int, ...], dim: int) -> None:
-    """Raise DataError unless the shape is (T, dim), T at least 1."""
+    """Raise DataError unless the shape is (T, dim) with T at least 1."""
     if len(shape) != 2 or shape[0] == 0 or shape[1] != dim:
         raise DataError(
-            f"{where}: features of shape {shape}, expected (T, {dim}); set model.input_dim_visual and "
-            "model.input_dim_audio to the features' widths"
+            f"{where}: shape {shape}, expected (T, {dim}); set model.input_dim_visual and model.input_dim_audio to the "
+            "features' widths"
         )
 
 
 def common_length(where: str, lengths: dict[str, int]) -> int:
-    """The windows that all modalities have. Raises DataError where they are too far apart (method.md §2)."""
-    least, most = min(lengths.values()), max(lengths.values())
-    if most - least > MAX_LENGTH_MISMATCH * most:
+    """Return the number of windows that all modalities have (method.md §2).
+
+    Raises:
+        DataError: the modalities' lengths differ by more than 10 %.
+    """
+    shortest, longest = min(lengths.values()), max(lengths.values())
+    if longest - shortest > MAX_LENGTH_MISMATCH * longest:
         windows = " and ".join(f"{length} {modality}" for modality, length in lengths.items())
-        raise DataError(f"{where}: {windows} windows, more than 10 % apart; extract them with one stride")
-    return least
+        raise DataError(f"{where}: {windows} windows, more than 10 % apart; extract them again with one stride")
+    return shortest
+
+
+def open_feature_files(config: DatasetConfig, dims: tuple[int, int]) -> NpyFolder | Hdf5Pack:
+    """Open a data set's pack or folder.
+
+    Args:
+        dims: widths of visual and audio features; 0 for a modality that is not wanted.
+
+    Raises:
+        DataError: the folder or pack is missing, or the pack is damaged.
+    """
+    if is_pack(config.feat_folder):
+        return Hdf5Pack(config.feat_folder, dims)
+    return NpyFolder(NpyLayout.from_config(config), dims)
 
 
 def open_features(task: TaskSpec, config: Config) -> FeatureSource:
-    """The task's feature source, as feat_folder says: `planted`, an HDF5 pack, or a folder of .npy files."""
+    """Open the features that a task's feat_folder names: `planted`, an HDF5 pack, or a folder of .npy files."""
     dims = config.model.input_dims
-    folder = task.dataset.feat_folder
-    if folder == "planted":
+    if task.dataset.feat_folder == "planted":
         return PlantedSource(task, load_prompts(task, config.model.text_dim), dims)
-    return Hdf5Pack(folder, dims) if folder.endswith(PACK_SUFFIXES) else NpyFolder(task.dataset, dims)
+    return open_feature_files(task.dataset, dims)
