@@ -1,11 +1,11 @@
-"""Run a set of configurations, each with several seeds, and put what they find in one table and one plot.
+"""Train several configurations with several seeds each, and compare their mAP in one table and one plot.
 
 python tools/experiments.py configs/demo.yaml my_change.yaml --seeds 3 --jobs 2 --out ckpt/my_change
 
-Writes table.md, table.csv and plot.png to --out whenever a run ends. The same command goes on where it was interrupted,
-and repeats no run that is finished. Each run is a train.py of its own, with the folder <out>/<config>_seed<seed> and
-there its log, train.log. Seeds are run.seed, run.seed + 1, …; they change the training, not the data. The cores are
-shared evenly by OMP_NUM_THREADS, unless that is set. Exit status 1: a run failed; the table says which and why.
+Each run is a separate train.py with the folder <out>/<config>_seed<seed> and its log there, train.log. table.md,
+table.csv and plot.png in --out are updated when a run ends. The same command continues after an interruption and skips
+finished runs. Seeds are run.seed, run.seed + 1, …; they change the training, not the data. Unless OMP_NUM_THREADS is
+set, the jobs share the CPU cores evenly. Exit status 1: a run failed; the table shows which one and why.
 """
 
 import argparse
@@ -13,10 +13,10 @@ import json
 import os
 import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 from joblib import cpu_count
 
 from libs.core.cli import build_parser, exit_on_user_error
@@ -24,22 +24,25 @@ from libs.core.config import Config, TaskSpec
 from libs.core.configfile import diff_configs, load_config
 from libs.core.errors import ConfigError, DataError, UserError, format_list
 from libs.core.files import make_folder, read_json, replacing
-from libs.core.processes import Job, alone_in, ended_as_interrupted, execute
-from libs.evaluation.reports.experiment_table import Experiment, TaskName, draw, markdown, write_csv
+from libs.evaluation.metrics.selection import INSTALL, check_installed, find_missing
+from libs.evaluation.reports.experiment_table import build_run_table, format_markdown, plot_differences, save_csv
 from libs.training.checkpoint import LAST
+from libs.training.experiment_runs import TrainingRun, execute_runs, interrupt_on_signals, lock_folder
 from libs.training.trainer import RESUME_MAY_CHANGE
 
 ROOT = Path(__file__).resolve().parent.parent
-# With other data, or another number of epochs, it is another experiment.
+# Other data or another number of epochs make another experiment.
 MAY_CHANGE = RESUME_MAY_CHANGE - {"json_file", "feat_folder", "prompt_file", "opt.num_train_epochs"}
 
 
 def parse_args() -> argparse.Namespace:
     parser = build_parser(__doc__)
-    parser.add_argument("configs", metavar="CONFIG", nargs="*", help="YAML files; the comment on top: what one asks")
-    parser.add_argument("--base", metavar="CONFIG", help="what to compare with, run as well (default: the first)")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each configuration (default: 3)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    parser.add_argument(
+        "configs", metavar="CONFIG", nargs="*", help="YAML files; their first comment is their question"
+    )
+    parser.add_argument("--base", metavar="CONFIG", help="the configuration to compare with (default: the first)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs per configuration (default: 3)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default: 1)")
     parser.add_argument(
         "--out", type=Path, default=Path("ckpt/experiments"), metavar="DIR", help="default: %(default)s"
     )
@@ -50,245 +53,241 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Finished(NamedTuple):
-    """What a run left: average mAP in %, minutes of wall-clock and the network's parameters where known."""
+class RunResult(NamedTuple):
+    """The outcome of a finished run."""
 
-    scores: dict[TaskName, float]
+    scores: dict[str, float]  # task key -> average mAP in %
     minutes: float | None
     parameters: int | None
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """A configuration with a seed, and the folder that train.py makes for it."""
+class SeedRun(TrainingRun):
+    """One configuration trained with one seed."""
 
-    path: str
-    name: str
+    config_path: str
+    name: str  # of the configuration
     seed: int
-    folder: Path
     config: Config
-    tasks: dict[str, TaskName]  # by key
-    options: tuple[str, ...]  # of train.py
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.json"
-
-    @property
-    def job(self) -> Job:
-        arguments = (self.path, "--output", f"seed{self.seed}", "--resume", "auto", *self.options)
-        command = (sys.executable, str(ROOT / "train.py"), *arguments)
-        return Job(f"{self.name}, seed {self.seed}", command, self.folder / "train.log", self.metrics.exists)
-
-    def read(self) -> Finished:
-        """Raises DataError if metrics.json is not of this run's tasks and last epoch."""
-        tree = read_json(self.metrics, "what train.py writes there")
-        try:
-            of = Path(tree.get("checkpoint", LAST)).name
-            scores = {name: 100 * float(tree[key]["average_mAP"]) for key, name in self.tasks.items()}
-        except (AttributeError, KeyError, TypeError, ValueError):
-            expected = ", ".join(self.tasks)
-            raise DataError(
-                f"{self.metrics}: expected an average_mAP for each of {expected}; remove it, and it is made again"
-            ) from None
-        if of != LAST:
-            raise DataError(
-                f"{self.metrics}: is eval.py's, of {of}, but runs are compared after their last epoch; remove it, and "
-                "it is made again"
-            )
-        minutes = float(read_json(self.job.minutes_file, "a number")) if self.job.minutes_file.exists() else None
-        network = tree.get("network")  # train.py's; eval.py does not say it
-        return Finished(scores, minutes, network["parameters"] if network else None)
+    tasks: list[TaskSpec]
 
 
-def plan(args: argparse.Namespace) -> list[list[Run]]:
-    """The runs of each configuration, those of the base first, all checked. Raises UserError; writes nothing."""
+def plan_runs(args: argparse.Namespace) -> list[SeedRun]:
+    """List all runs, those of the base first, and check them. Writes nothing.
+
+    Raises:
+        UserError: an argument, a configuration or a folder of an earlier run is not usable.
+    """
     if not args.configs:
-        raise ConfigError("no configuration; name YAML files, the one to compare with first, such as configs/demo.yaml")
+        raise ConfigError("no configuration: name YAML files, the one to compare with first, such as configs/demo.yaml")
     if args.seeds < 1 or args.jobs < 1:
         raise ConfigError(f"--seeds {args.seeds} --jobs {args.jobs}: expected 1 or more of each")
+    if args.seeds > 1:
+        check_installed(("scipy",), "the interval of two or more --seeds")
     for override in args.o:
         if override.partition("=")[0].strip() == "run.output_folder":
-            raise ConfigError(f"-o {override}: runs go to folders under --out; set that")
-    paths = order(args.configs, args.base)
-    plans = [runs_of(path, name, args) for path, name in zip(paths, name_all(paths), strict=True)]
-    refuse_other_test_data(plans)
-    for run in flat(plans):
-        refuse_other_run(run)
-    return plans
+            raise ConfigError(f"-o {override}: runs are saved in folders under --out; set --out instead")
+    paths = order_configs(args.configs, args.base)
+    runs = [run for path, name in name_configs(paths).items() for run in plan_seeds(path, name, args)]
+    check_test_data(runs)
+    for run in runs:
+        check_folder(run)
+    return runs
 
 
-def flat(plans: list[list[Run]]) -> list[Run]:
-    return [run for runs in plans for run in runs]
-
-
-def order(configs: list[str], base: str | None) -> list[str]:
-    """The base first, once. Raises ConfigError if a file is named twice."""
-    real = [Path(path).resolve() for path in configs]
+def order_configs(configs: list[str], base: str | None) -> list[str]:
+    """List the configurations, the base first."""
+    resolved = [Path(path).resolve() for path in configs]
     for i, path in enumerate(configs):
-        if real[i] in real[:i]:
+        if resolved[i] in resolved[:i]:
             raise ConfigError(f"{path}: this configuration is named twice; name each once")
     if base is None:
         return configs
-    return [base, *(path for path, r in zip(configs, real, strict=True) if r != Path(base).resolve())]
+    return [base, *(path for path, r in zip(configs, resolved, strict=True) if r != Path(base).resolve())]
 
 
-def name_all(paths: list[str]) -> list[str]:
-    """Names that tell the files apart: their stems, after as many of the folders above as that takes."""
+def name_configs(paths: list[str]) -> dict[str, str]:
+    """Map each path to a unique name: its stem, with as many parent folders as needed."""
     parts = [Path(path).resolve().with_suffix("").parts for path in paths]
     for depth in range(1, max(map(len, parts))):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
-            return names
-    raise ConfigError(f"{', '.join(paths)}: two of these differ in nothing but their ending; rename one")
+            return dict(zip(paths, names, strict=True))
+    raise ConfigError(f"{', '.join(paths)}: two names differ only in their ending; rename one file")
 
 
-def runs_of(path: str, name: str, args: argparse.Namespace) -> list[Run]:
-    folder, chosen = args.out / name, [] if args.tasks is None else ["--tasks", args.tasks]
+def plan_seeds(path: str, name: str, args: argparse.Namespace) -> list[SeedRun]:
+    parent, stem = (args.out / name).parent, Path(name).name
+    task_options = [] if args.tasks is None else ["--tasks", args.tasks]
     first = load_config(path, args.o).run.seed
     runs = []
     for seed in range(first, first + args.seeds):
-        # A JSON string is a YAML string, whatever is in it.
-        own = [f"run.output_folder={json.dumps(str(folder.parent), ensure_ascii=False)}", f"run.seed={seed}"]
-        config = load_config(path, [*args.o, *own])
-        tasks = {task.key: name_of(task) for task in config.select_tasks(args.tasks)}
-        of_seed = folder.with_name(f"{folder.name}_seed{seed}")
-        runs.append(Run(path, name, seed, of_seed, config, tasks, (*chosen, "-o", *args.o, *own)))
+        # A JSON string is a valid YAML string, whatever characters it has.
+        overrides = [*args.o, f"run.output_folder={json.dumps(str(parent), ensure_ascii=False)}", f"run.seed={seed}"]
+        config = load_config(path, overrides)
+        options = ["--output", f"seed{seed}", "--resume", "auto", *task_options, "-o", *overrides]
+        command = (sys.executable, str(ROOT / "train.py"), path, *options)
+        title, folder, tasks = f"{name}, seed {seed}", parent / f"{stem}_seed{seed}", config.select_tasks(args.tasks)
+        runs.append(SeedRun(title, command, folder, path, name, seed, config, tasks))
     return runs
 
 
-def name_of(task: TaskSpec) -> TaskName:
-    return TaskName(task.key, task.task_type, task.dataset_name)
+def identify_task(task: TaskSpec) -> tuple[str, str, str]:
+    """Tasks with the same identity share a column of the table."""
+    return task.key, task.task_type, task.dataset_name
 
 
-def refuse_other_test_data(plans: list[list[Run]]) -> None:
-    """Raise ConfigError if a task would be compared on other videos or other thresholds."""
-    seen: dict[TaskName, tuple[str, dict]] = {}
-    for run, *_ in plans:
-        for key, name in run.tasks.items():
-            task = run.config.tasks[key]
-            measured = {
+def check_test_data(runs: list[SeedRun]) -> None:
+    """Raise ConfigError if configurations test the same task on other videos or other thresholds."""
+    first: dict[tuple[str, str, str], tuple[str, dict]] = {}
+    for run in runs:
+        for task in run.tasks:
+            settings = {
                 "dataset.json_file": task.dataset.json_file,
                 "dataset.max_videos": task.dataset.max_videos,
                 "test_split": task.test_split,
                 "test_cfg.tious": task.tious,
             }
-            other, before = seen.setdefault(name, (run.path, measured))
-            for what, value in measured.items():
-                if value != before[what]:
+            other_path, other = first.setdefault(identify_task(task), (run.config_path, settings))
+            for key, value in settings.items():
+                if value != other[key]:
                     raise ConfigError(
-                        f"{run.path}: {key}.{what} is {value}, but {before[what]} in {other}, so their mAP cannot be "
-                        "compared; set it alike, or give the task another dataset_name and so columns of its own"
+                        f"{run.config_path}: {task.key}.{key} is {value}, but {other[key]} in {other_path}: their mAP "
+                        "cannot be compared; use the same value, or another dataset_name for columns of its own"
                     )
 
 
-def refuse_other_run(run: Run) -> None:
-    """Raise ConfigError if the run's folder holds one of another configuration."""
+def check_folder(run: SeedRun) -> None:
+    """Raise ConfigError if the run's folder holds a run of another configuration."""
     if not run.metrics.exists() and not (run.folder / LAST).exists():
         return
     before = load_config(run.folder / "config.yaml")
     changed = diff_configs(before.to_tree(), run.config.to_tree(), MAY_CHANGE)
     if changed:
         raise ConfigError(
-            f"{run.folder}: holds a run of another configuration: {format_list(changed, between='; ')}; choose another --out, "
-            "or remove that folder"
+            f"{run.folder}: holds a run of another configuration: {format_list(changed, separator='; ')}; choose another "
+            "--out, or remove that folder"
         )
 
 
-def what_it_asks(path: str) -> str:
-    """The comment that a configuration begins with, its first line."""
+def read_result(run: SeedRun) -> RunResult:
+    """Read the result of a finished run. Raises DataError if metrics.json has other tasks or another checkpoint."""
+    metrics = read_json(run.metrics, "the metrics that train.py writes")
+    try:
+        checkpoint = Path(metrics.get("checkpoint", LAST)).name
+        scores = {task.key: 100 * float(metrics[task.key]["average_mAP"]) for task in run.tasks}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        keys = ", ".join(task.key for task in run.tasks)
+        raise DataError(f"{run.metrics}: expected an average_mAP for each of {keys}; remove it to run again") from None
+    if checkpoint != LAST:
+        raise DataError(
+            f"{run.metrics}: written by eval.py for {checkpoint}, but runs are compared after their last epoch; remove "
+            "it to run again"
+        )
+    minutes = float(read_json(run.minutes_file, "a number")) if run.minutes_file.exists() else None
+    network = metrics.get("network")  # train.py writes it, eval.py does not
+    return RunResult(scores, minutes, network["parameters"] if network else None)
+
+
+def read_question(path: str) -> str:
+    """Read the first line of a configuration if it is a comment."""
     first = next(iter(Path(path).read_text(encoding="utf-8").splitlines()), "")
     return first.lstrip("#").strip() if first.startswith("#") else ""
 
 
-class Report:
-    """What has been found so far, on the terminal and in the folder."""
+class ExperimentResults:
+    """The results so far: a RunResult or an error for each run that has ended. Prints and saves them."""
 
-    def __init__(self, plans: list[list[Run]], folder: Path):
-        """Reads what is finished. Raises DataError on results that are not these runs'."""
-        self.plans, self.folder = plans, folder
-        self.results: dict[Run, Finished | str] = {run: run.read() for run in flat(plans) if run.metrics.exists()}
-        self.with_plot = len(plans) > 1
+    def __init__(self, runs: list[SeedRun], folder: Path, with_plot: bool):
+        """Read the finished runs. Raises DataError if one is not usable."""
+        self.runs, self.folder, self.with_plot = runs, folder, with_plot
+        self.results: dict[TrainingRun, RunResult | str] = {
+            run: read_result(run) for run in runs if run.metrics.exists()
+        }
 
     @property
-    def failed(self) -> bool:
+    def any_failed(self) -> bool:
         return any(isinstance(result, str) for result in self.results.values())
 
-    def start(self, run: Run) -> None:
-        print(f"{run.job.name}: starts; its log is {run.job.log}", flush=True)
-
-    def end(self, run: Run, error: str | None) -> None:
+    def add(self, run: SeedRun, error: str | None) -> None:
+        """Add a run that has ended."""
         try:
-            self.results[run] = error or run.read()
+            result = error or read_result(run)
         except UserError as unusable:
-            self.results[run] = str(unusable)
-        of = f"{len(self.results)} of {len(flat(self.plans))} runs"
-        result = self.results[run]
-        if isinstance(result, Finished):
-            mAPs = ", ".join(f"{name.task_type} {score:.2f}" for name, score in result.scores.items())
-            took = "" if result.minutes is None else f" in {result.minutes:.1f} minutes"
-            print(f"{run.job.name}: done{took}, mAP {mAPs} ({of})", flush=True)
+            result = str(unusable)
+        self.results[run] = result
+        if isinstance(result, RunResult):
+            minutes = "" if result.minutes is None else f" in {result.minutes:.1f} minutes"
+            scores = ", ".join(f"{task.task_type} {result.scores[task.key]:.2f}" for task in run.tasks)
+            message = f"done{minutes}, mAP {scores}"
         else:
-            print(f"{run.job.name}: failed: {result} ({of})", flush=True)
-        self.write()
+            message = f"failed: {result}"
+        print(f"{run.title}: {message} ({len(self.results)} of {len(self.runs)} runs)", flush=True)
+        self.save()
 
-    def experiment(self, runs: list[Run]) -> Experiment:
-        found = {run.seed: self.results[run] for run in runs if run in self.results}
-        finished = [result for result in found.values() if isinstance(result, Finished)]
-        return Experiment(
-            name=runs[0].name,
-            asks=what_it_asks(runs[0].path),
-            seeds=tuple(run.seed for run in runs),
-            scores={name: [f.scores[name] for f in finished] for name in runs[0].tasks.values()},
-            minutes=[f.minutes for f in finished if f.minutes is not None],
-            parameters=next((f.parameters for f in finished if f.parameters is not None), None),
-            errors={seed: result for seed, result in found.items() if isinstance(result, str)},
-        )
+    def build_table(self) -> pd.DataFrame:
+        identities = list(dict.fromkeys(identify_task(task) for run in self.runs for task in run.tasks))
+        types = [task_type for _, task_type, _ in identities]
+        rows = []
+        for run in self.runs:
+            result = self.results.get(run)
+            for task in run.tasks:
+                same_type = types.count(task.task_type) > 1
+                row = {
+                    "configuration": run.name,
+                    "question": read_question(run.config_path),
+                    "seed": run.seed,
+                    "task": " ".join(identify_task(task)) if same_type else task.task_type,
+                }
+                if isinstance(result, RunResult):
+                    row["score"] = result.scores[task.key]
+                    row |= {"minutes": result.minutes, "parameters": result.parameters}
+                rows.append({**row, "error": result if isinstance(result, str) else None})
+        return build_run_table(rows)
 
-    def write(self) -> str:
-        """table.md, table.csv, plot.png. Returns the first."""
-        experiments = [self.experiment(runs) for runs in self.plans]
-        table = markdown(experiments)
+    def save(self) -> str:
+        """Save table.md, table.csv and plot.png, and return the first."""
+        table = self.build_table()
+        text = format_markdown(table)
         with replacing(self.folder / "table.md") as temporary:
-            temporary.write_text(table, encoding="utf-8")
-        write_csv(experiments, self.folder / "table.csv")
+            temporary.write_text(text, encoding="utf-8")
+        save_csv(table, self.folder / "table.csv")
         if self.with_plot:
-            draw(experiments, self.folder / "plot.png")
-        return table
+            plot_differences(table, self.folder / "plot.png")
+        return text
 
 
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
-    plans = plan(args)
-    report = Report(plans, args.out)
+    runs = plan_runs(args)
+    num_configs = len({run.name for run in runs})
+    no_matplotlib = num_configs > 1 and find_missing(("matplotlib",))
+    results = ExperimentResults(runs, args.out, with_plot=num_configs > 1 and not no_matplotlib)
     make_folder(args.out)
-    if report.with_plot and find_spec("matplotlib") is None:
-        print('no plot.png without matplotlib, tables only: pip install -e ".[metrics]"')
-        report.with_plot = False
-    left = {run.job: run for run in flat(plans) if run not in report.results}
-    at_once = max(1, min(args.jobs, len(left)))
-    seeds = ", ".join(str(run.seed) for run in plans[0])
-    environment = {"OMP_NUM_THREADS": str(max(1, cpu_count() // at_once)), **os.environ}
-    with alone_in(args.out) as lock, ended_as_interrupted():
-        print(
-            f"configurations: {len(plans)}; seeds: {seeds}; runs: {len(report.results)} done before, {len(left)} to do"
-        )
-        report.write()
+    if no_matplotlib:
+        print(f"plot.png is left out, since matplotlib is not installed: {INSTALL}")
+    pending = [run for run in runs if run not in results.results]
+    num_jobs = max(1, min(args.jobs, len(pending)))
+    environment = {"OMP_NUM_THREADS": str(max(1, cpu_count() // num_jobs)), **os.environ}
+    seeds = ", ".join(str(run.seed) for run in runs[: args.seeds])
+    with lock_folder(args.out) as lock, interrupt_on_signals():
+        print(f"{num_configs} configurations, seeds {seeds}: {len(results.results)} runs done, {len(pending)} to do")
+        results.save()
         try:
-            execute(
-                list(left),
-                at_once,
+            execute_runs(
+                pending,
+                num_jobs,
                 environment,
                 lock,
-                when_started=lambda job: report.start(left[job]),
-                when_ended=lambda job, error: report.end(left[job], error),
+                on_start=lambda run: print(f"{run.title}: starts; its log is {run.log}", flush=True),
+                on_end=results.add,
             )
         except KeyboardInterrupt:
-            print("the runs at work were ended; the same command goes on", file=sys.stderr)
+            print("the running trainings were stopped; the same command continues", file=sys.stderr)
             raise
-        print(f"\n{report.write()}\nThe tables are in {args.out}")
-    sys.exit(1 if report.failed else 0)
+        print(f"\n{results.save()}\nThe tables are in {args.out}")
+    sys.exit(1 if results.any_failed else 0)
 
 
 if __name__ == "__main__":

@@ -346,7 +346,7 @@ def configure(
 
 
 def prompt_width(args: argparse.Namespace, encoder: str, num_classes: int) -> int:
-    text_dim = 0 if args.sample_prompts else build_encoder(encoder).text_dim
+    text_dim = 0 if args.random_prompts else build_encoder(encoder).text_dim
     # No fewer numbers than classes, a power of two: random directions are then far from each other.
     return text_dim or max(TEXT_DIM, 1 << (num_classes - 1).bit_length())
 
@@ -354,8 +354,8 @@ def prompt_width(args: argparse.Namespace, encoder: str, num_classes: int) -> in
 def make_prompts(args: argparse.Namespace, config: Config, classes: list[str]) -> np.ndarray:
     """The new task's prompt table; says where it comes from."""
     task, encoder = list(config.tasks.values())[-1], config.model.encoder
-    if args.sample_prompts or not build_encoder(encoder).text_dim:
-        why = "" if args.sample_prompts else f", since encoder {encoder} embeds no text"
+    if args.random_prompts or not build_encoder(encoder).text_dim:
+        why = "" if args.random_prompts else f", since encoder {encoder} embeds no text"
         print(f"prompts: random unit vectors (seed {args.seed}){why}: infer.py --classes cannot work")
         return sample_prompts(len(classes), config.model.text_dim, args.seed)
     table = build_encoder(encoder).encode_text([task.format_prompt(name) for name in classes])

@@ -1,10 +1,10 @@
-"""Errors that a user can correct; each message is one line."""
+"""Errors that a user can correct, each with a message of one line."""
 
 from collections.abc import Sequence
 
 
 class UserError(ValueError):
-    """A mistake in what a user gave. The message names the file, video or key, what was expected and what to do."""
+    """A mistake in user input. The message names the file, video or key, what was expected and what to do."""
 
 
 class ConfigError(UserError):
@@ -24,15 +24,16 @@ class MediaError(UserError):
 
 
 class TrainingError(UserError):
-    """Training cannot go on, for example because a loss is not finite."""
+    """Training cannot continue, for example because a loss is not finite."""
 
 
-def format_list(things: Sequence, most: int = 3, between: str = ", ") -> str:
-    """The first of many things, for a message of one line."""
-    return between.join(map(str, things[:most])) + (f" and {len(things) - most} more" if len(things) > most else "")
+def format_list(items: Sequence, limit: int = 3, separator: str = ", ") -> str:
+    """Format the first items of a list and the number of the others, for messages of one line."""
+    rest = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return separator.join(map(str, items[:limit])) + rest
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Python's error, PyTorch's for its CPU and GPU memory, and what CUDA's libraries say in errors of no own type."""
+    """Check whether an error means that memory ran out, in Python, PyTorch or a CUDA library."""
     signs = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)

@@ -1,4 +1,4 @@
-"""The training loop: each step visits the tasks in turn (method.md §6)."""
+"""A run's state and its training steps, each of which visits the tasks in turn (method.md §6)."""
 
 import time
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from libs.core.config import Config, TaskSpec
 from libs.core.configfile import diff_configs, from_tree
 from libs.core.errors import CheckpointError, TrainingError, format_list
 from libs.core.types import Batch
-from libs.datasets.clips import ClipDataset
 from libs.datasets.loaders import TrainStream
+from libs.datasets.task_data import TaskData
 from libs.modeling.losses import Criterion, Losses
 from libs.modeling.points import make_targets
 from libs.modeling.uniav import UniAV
@@ -30,9 +30,8 @@ from libs.training.stop_and_go import StopAndGo
 
 T = TypeVar("T")
 
-# Sections and keys that do not change what is learned, or are meant to be changed: where things lie, how they are
-# loaded and logged. (How they are evaluated steers stop-and-go, and so does change it.) With another number of epochs
-# a run goes on, but is no longer the one that it was.
+# Keys that may differ at resume: they say where files are, how they are loaded and logged, or are meant to change.
+# Keys of evaluation are not among them, since they steer stop-and-go.
 RESUME_MAY_CHANGE = frozenset(
     [
         "loader",
@@ -51,8 +50,8 @@ RESUME_MAY_CHANGE = frozenset(
 )
 
 
-class Pending(NamedTuple):
-    """A batch whose loss nobody has looked at yet."""
+class PendingLoss(NamedTuple):
+    """A loss that has not been checked for NaN and Inf yet."""
 
     task: str
     step: int
@@ -61,45 +60,40 @@ class Pending(NamedTuple):
 
 
 class Trainer:
-    """Network, optimizer and all other state of a run. `state_dict` after an epoch holds what the rest follows from:
-    batches, schedule and random numbers are functions of the seed and of counters in it."""
+    """Network, optimizer and all other state of a run.
 
-    def __init__(
-        self,
-        config: Config,
-        tasks: list[TaskSpec],
-        model: UniAV,
-        datasets: list[ClipDataset],
-        ctx: DistributedContext,
-        class_names: dict[str, list[str]] | None = None,
-        seen: dict[str, list[int]] | None = None,
-    ):
-        """model: on its device, prompts set. datasets: the tasks' training clips. class_names: of each task, by
-        label_id, for the checkpoint. seen: the label_ids trained on, of tasks that hold classes out.
-        Raises UserErrors of TrainStream."""
-        self.class_names = class_names or {}
-        self.config, self.tasks, self.ctx, self.model = config, tasks, ctx, model
-        datasets_of = {task.key: dataset for task, dataset in zip(tasks, datasets, strict=True)}
+    Batches, schedule and random numbers are functions of the seed and of counters, so `state_dict` after an epoch
+    determines the rest of the run.
+    """
+
+    def __init__(self, config: Config, model: UniAV, data: list[TaskData], ctx: DistributedContext):
+        """Build the state of a run at its start.
+
+        Args:
+            model: on its device, prompts set.
+            data: of the tasks to train; only `task`, `class_names`, `seen` and `train` are used.
+
+        Raises:
+            UserError: if a batch size does not fit the ranks or the number of videos, or compiling needs a GPU.
+        """
+        self.config, self.model, self.data, self.ctx = config, model, data, ctx
+        self.tasks = [task_data.task for task_data in data]
         momentum = config.opt.loss_normalizer_momentum
-        seen = seen or {}
-        self.criteria = {task.key: Criterion(task, momentum, seen.get(task.key)).to(ctx.device) for task in tasks}
-        self.stop_and_go = {task.key: StopAndGo(config.stop_and_go) for task in tasks}
-        self.base_lr = min(task.learning_rate for task in tasks)
+        self.criteria = {d.task.key: Criterion(d.task, momentum, d.seen).to(ctx.device) for d in data}
+        self.stop_and_go = {task.key: StopAndGo(config.stop_and_go) for task in self.tasks}
+        self.base_lr = min(task.learning_rate for task in self.tasks)
         self.optimizer = build_optimizer(model, config.opt, self.base_lr)
         self.ema = EMA(model, config.opt.ema_decay)
-        self.parameters = list(model.parameters())  # once: to walk through all modules takes milliseconds
+        self.parameters = list(model.parameters())  # listed once: walking through all modules takes milliseconds
         self.epoch, self.step, self.best = 0, 0, float("-inf")
-        self.waited_s = 0.0  # for data, in this epoch
-        self.pending: list[Pending] = []
-        self.streams = {
-            key: TrainStream(dataset, config, ctx.device, ctx.rank, ctx.world_size)
-            for key, dataset in datasets_of.items()
-        }
+        self.data_wait_s = 0.0  # in this epoch
+        self.pending: list[PendingLoss] = []
+        self.streams = {d.task.key: TrainStream(d.train, config, ctx.device, ctx.rank, ctx.world_size) for d in data}
         model.backbone.checkpointing = config.run.checkpointing
         compile_network(model, config.run, ctx.device)
         self.parallel: nn.Module = model
         if ctx.world_size > 1:
-            # Each task uses its own experts and offset head; the others' gradients must stay None.
+            # A task uses its own experts and last layers only; gradients of the others must stay None.
             self.parallel = DistributedDataParallel(
                 model,
                 device_ids=[ctx.device] if ctx.device.type == "cuda" else None,
@@ -114,54 +108,59 @@ class Trainer:
         return max(1, *passes)
 
     def train_epoch(self, log: RunLog) -> None:
-        """One epoch, from self.epoch to self.epoch + 1. Raises TrainingError on a non-finite loss."""
+        """Train from self.epoch to self.epoch + 1; raises TrainingError on a non-finite loss."""
         seed = np.random.SeedSequence([self.config.run.seed, self.epoch, self.ctx.rank])
         torch.manual_seed(int(seed.generate_state(1)[0]))
         self.model.train()
-        meters, self.waited_s = self.make_meters(), 0.0
-        videos, began = 0, Throughput(0, time.perf_counter(), 0.0)
-        logged = began
+        meters, self.data_wait_s, videos = self.build_meters(), 0.0, 0
+        epoch_start = now = Throughput(0, time.perf_counter(), 0.0)
         name = f"epoch {self.epoch + 1}/{self.config.opt.total_epochs}"
-        progress = tqdm(
-            range(self.steps_per_epoch), desc=name, leave=False, disable=None if self.ctx.is_first else True
-        )
+        hidden = None if self.ctx.is_first else True  # None: shown on a terminal
+        progress = tqdm(range(self.steps_per_epoch), desc=name, leave=False, disable=hidden)
         for i in progress:
             videos += self.train_step(meters)
             if self.step % self.config.run.print_freq == 0 or i == self.steps_per_epoch - 1:
-                self.check_finite()
-                now = Throughput(videos, time.perf_counter(), self.waited_s)
-                rate, waiting = now.since(logged)
-                logged = now
-                lr = self.optimizer.param_groups[0]["lr"]
-                losses = {key: meter.read(self.ctx) for key, meter in meters.items() if meter.count}
-                for key, means in losses.items():
-                    log.write(self.step, "train", task=key, epoch=self.epoch + 1, **means)
-                log.write(self.step, "train", epoch=self.epoch + 1, lr=lr, videos_per_s=rate, data_wait=waiting)
-                shown = {key: f"{means['total']:.3f}" for key, means in losses.items()}
-                progress.set_postfix({**shown, "lr": f"{lr:.1e}", "videos/s": f"{rate:.0f}"})
+                self.check_losses()
+                last, now = now, Throughput(videos, time.perf_counter(), self.data_wait_s)
+                progress.set_postfix(self._log_progress(log, meters, *now.since(last)))
         self.epoch += 1
         if self.ctx.is_first:
             trained = [f"{key} {meter.mean_total:.3f}" for key, meter in meters.items() if meter.read_steps]
-            shown = f"loss {', '.join(trained)}" if trained else "all tasks are paused"
-            rate, waiting = now.since(began)
-            print(f"{name}: {shown}; lr {lr:.1e}; {rate:.0f} videos/s, {waiting:.0%} waiting for data", flush=True)
+            losses = f"loss {', '.join(trained)}" if trained else "all tasks are paused"
+            rate, waiting = now.since(epoch_start)
+            print(
+                f"{name}: {losses}; lr {self.lr:.1e}; {rate:.0f} videos/s, {waiting:.0%} waiting for data", flush=True
+            )
 
-    def make_meters(self) -> dict[str, LossMeter]:
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def build_meters(self) -> dict[str, LossMeter]:
         return {task.key: LossMeter() for task in self.tasks}
 
+    def _log_progress(self, log: RunLog, meters: dict[str, LossMeter], rate: float, waiting: float) -> dict[str, str]:
+        """Log the mean losses since the last call, the learning rate and the throughput; return them for people."""
+        losses = {key: meter.read(self.ctx) for key, meter in meters.items() if meter.count}
+        for key, means in losses.items():
+            log.write(self.step, "train", task=key, epoch=self.epoch + 1, **means)
+        log.write(self.step, "train", epoch=self.epoch + 1, lr=self.lr, videos_per_s=rate, data_wait=waiting)
+        totals = {key: f"{means['total']:.3f}" for key, means in losses.items()}
+        return {**totals, "lr": f"{self.lr:.1e}", "videos/s": f"{rate:.0f}"}
+
     def train_step(self, meters: dict[str, LossMeter]) -> int:
-        """One step: each task that is not paused in turn. Returns the number of videos, of all ranks."""
+        """Train each task that is not paused on one batch; returns the number of videos of all ranks."""
         set_lr(self.optimizer, lr_factor(self.config.opt, self.step, self.steps_per_epoch))
         visited = [task for task in self.tasks if self.stop_and_go[task.key].trains_at(self.step)]
-        steps = [visited] if self.config.opt.joint_steps else [[task] for task in visited]
-        for together in filter(None, steps):  # of paused tasks alone, no step
+        updates = [visited] if self.config.opt.joint_steps else [[task] for task in visited]
+        for together in filter(None, updates):  # no update if all tasks are paused
             losses = {}
             for task in together:
                 batch = self._wait_for(self.streams[task.key].next)
-                losses[task.key] = self.losses_on(task, batch)
+                losses[task.key] = self.compute_losses(task, batch)
                 self.backward(task, losses[task.key])
-                ids = tuple(clip.video_id for clip in batch.clips)
-                self.pending.append(Pending(task.key, self.step, ids, losses[task.key].total.detach()))
+                video_ids = tuple(clip.video_id for clip in batch.clips)
+                self.pending.append(PendingLoss(task.key, self.step, video_ids, losses[task.key].total.detach()))
             grad_norm = self.update()
             for task in together:
                 meters[task.key].add(losses[task.key], grad_norm)
@@ -169,18 +168,18 @@ class Trainer:
         self.step += 1
         return sum(task.batch_size for task in visited)
 
-    def _wait_for(self, data: Callable[[], T]) -> T:
-        asked = time.perf_counter()
-        result = data()
-        self.waited_s += time.perf_counter() - asked
+    def _wait_for(self, load: Callable[[], T]) -> T:
+        start = time.perf_counter()
+        result = load()
+        self.data_wait_s += time.perf_counter() - start
         return result
 
-    # Nothing from here to check_finite waits for a GPU: it is queued while earlier work is still going on. (With
-    # several ranks DistributedDataParallel does, once a step, to learn which experts were used.)
+    # compute_losses, backward and update do not wait for a GPU: their work is queued behind earlier work. (With several
+    # ranks, DistributedDataParallel waits once per step to learn which experts were used.)
 
-    def losses_on(self, task: TaskSpec, batch: Batch) -> Losses:
-        """The losses of a batch on the device, to be differentiated."""
-        if self.config.run.compile == "cuda_graphs":  # else importing the compiler would only cost seconds
+    def compute_losses(self, task: TaskSpec, batch: Batch) -> Losses:
+        """Compute the losses of a batch that is on the device."""
+        if self.config.run.compile == "cuda_graphs":  # importing the compiler takes seconds
             torch.compiler.cudagraph_mark_step_begin()
         with self.ctx.autocast():
             prediction = self.parallel(batch, task.key)
@@ -189,42 +188,43 @@ class Trainer:
         return self.criteria[task.key](prediction, targets)
 
     def backward(self, task: TaskSpec, losses: Losses) -> None:
-        """Add a task's gradients to those that are there."""
+        """Add a task's gradients to the accumulated ones."""
         (losses.total * (task.learning_rate / self.base_lr)).backward()
 
     def update(self) -> torch.Tensor:
-        """One optimizer step on the gradients, which are gone then, and the EMA's; their norm before clipping."""
+        """Clip the gradients, step optimizer and EMA, clear the gradients; returns their norm before clipping."""
         max_norm = self.config.opt.clip_grad_norm or torch.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, max_norm)
         self.optimizer.step()
-        for parameter in self.parameters:  # not to zero: what a task does not use must stay without gradients
+        for parameter in self.parameters:  # None, not zero: AdamW must pass over what the next task does not use
             parameter.grad = None
         self.ema.update()
         return grad_norm
 
-    def check_finite(self) -> None:
-        """Raise TrainingError if a loss since the last call was not finite on any rank, naming the first such step's
-        videos. Later ones follow from it; no checkpoint is written in between."""
+    def check_losses(self) -> None:
+        """Raise TrainingError if a loss since the last call was not finite on any rank.
+
+        It names the videos of the first such step, since later ones follow from it; no checkpoint is written between.
+        """
         pending, self.pending = self.pending, []
         if not pending:  # on no rank: all tasks are paused
             return
         finite = torch.stack([batch.loss for batch in pending]).isfinite().tolist()
         first = finite.index(False) if False in finite else len(pending)
         earliest = min(self.ctx.all_gather(first))
+        if earliest < len(pending):
+            failed = pending[first] if first == earliest else None
+            self.ctx.run_on_all(lambda: self._raise_non_finite_loss(failed) if failed else None)
 
-        def blame() -> None:
-            if first == earliest < len(pending):
-                task, step, ids, loss = pending[first]
-                raise TrainingError(
-                    f"{task}: loss is {loss.item()} at step {step + 1} (epoch {self.epoch + 1}), videos "
-                    f"{', '.join(ids)}; look for NaN in their features (tools/verify_data.py), or "
-                    "lower the learning rate"
-                )
-
-        self.ctx.run_on_all(blame)
+    def _raise_non_finite_loss(self, batch: PendingLoss) -> None:
+        raise TrainingError(
+            f"{batch.task}: loss is {batch.loss.item()} at step {batch.step + 1} (epoch {self.epoch + 1}), videos "
+            f"{', '.join(batch.video_ids)}; look for NaN in their features (tools/verify_data.py), or lower the "
+            "learning rate"
+        )
 
     def update_stop_and_go(self, scores: dict[str, float]) -> bool:
-        """Take an evaluation (average mAP a task) in; whether it is the best so far."""
+        """Pause and resume tasks by their average mAP; returns whether the mean of the tasks is the best so far."""
         for key, value in scores.items():
             state = self.stop_and_go[key]
             before = state.paused
@@ -236,6 +236,7 @@ class Trainer:
         return is_best
 
     def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds: all that a run resumes from, and what inference needs."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -245,44 +246,46 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "criteria": {key: criterion.state_dict() for key, criterion in self.criteria.items()},
             "stop_and_go": {key: state.state_dict() for key, state in self.stop_and_go.items()},
-            "drawn": {key: stream.num_batches_seen for key, stream in self.streams.items()},
+            "num_batches_seen": {key: stream.num_batches_seen for key, stream in self.streams.items()},
             "config": self.config.to_tree(),
-            # What localizing in new videos needs besides (libs/inference).
-            "class_names": self.class_names,
-            "prompts": self._prompts(),
+            # For inference on new videos (libs/inference).
+            "class_names": {task_data.task.key: task_data.class_names for task_data in self.data},
+            "prompts": self._prompt_tables(),
         }
 
-    def _prompts(self) -> dict[str, torch.Tensor]:
-        """The tables that the EMA's network uses, with what it has learned of them; none for a linear classifier."""
+    def _prompt_tables(self) -> dict[str, torch.Tensor]:
+        """The prompt tables of the EMA network, learned parts included; none for a linear classifier."""
         if not self.model.uses_prompts:
             return {}
         with torch.no_grad():
             return {task.key: self.ema.model.prompts[task.key]().clone() for task in self.tasks}
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
-        """Go on where a checkpoint (load_resumable's) stopped. Raises CheckpointError if it is of other tasks, of
-        another network, or of a configuration that would not go on with the same training."""
-        if list(state["drawn"]) != list(self.streams):
+        """Go on where a checkpoint (load_resumable's) stopped.
+
+        Raises:
+            CheckpointError: if it is of other tasks, another network, or a configuration that trains differently.
+        """
+        if list(state["num_batches_seen"]) != list(self.streams):
+            trained = "-".join(state["num_batches_seen"])
             raise CheckpointError(
-                f"{path}: was trained on {'-'.join(state['drawn'])}, not on {'-'.join(self.streams)}; resume with "
-                "the same --tasks"
+                f"{path}: was trained on {trained}, not on {'-'.join(self.streams)}; resume with the same --tasks"
             )
         load_weights(self.model, state["state_dict"], path)
-        # Through a Config: what keys were by default when there were fewer.
+        # from_tree fills in keys that did not exist when the checkpoint was written.
         changed = diff_configs(from_tree(state["config"]).to_tree(), self.config.to_tree(), RESUME_MAY_CHANGE)
         if changed:
             raise CheckpointError(
-                f"{path}: the run had another configuration: {format_list(changed, between='; ')}; resume with the same, or "
-                "start anew"
+                f"{path}: the run had another configuration: {format_list(changed, separator='; ')}; resume with the "
+                "same, or start anew"
             )
         load_weights(self.ema.model, state["state_dict_ema"], path)
         self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, moments in self.optimizer.state.items():  # fused AdamW takes them to lie as the weights do
+        for parameter, moments in self.optimizer.state.items():  # fused AdamW expects the memory layout of the weights
             for name in ("exp_avg", "exp_avg_sq"):
                 moments[name] = torch.empty_like(parameter).copy_(moments[name])
-        for key in self.streams:
+        for key, stream in self.streams.items():
             self.criteria[key].load_state_dict(state["criteria"][key])
             self.stop_and_go[key].load_state_dict(state["stop_and_go"][key])
+            stream.num_batches_seen = state["num_batches_seen"][key]
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
-        for key, stream in self.streams.items():
-            stream.num_batches_seen = state["drawn"][key]
