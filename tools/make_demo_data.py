@@ -21,7 +21,7 @@ from libs.core.files import make_folder, write_json
 from libs.core.prompts import load_prompts, sample_prompts, save_prompts
 from libs.datasets.annotations import load_annotations
 from libs.features.planted import PlantedSource
-from libs.features.sources import NpyLayout, is_pack
+from libs.features.sources import NpyFolder, is_pack
 
 VIDEOS_PER_SPLIT = (1280, 48, 320)  # train, validation, test
 EMPTY_VIDEO_SHARE = 0.02
@@ -94,10 +94,10 @@ def write_task(task: TaskSpec, config: Config, rng: np.random.Generator) -> None
 
     dims = (config.model.input_dim_visual, config.model.input_dim_audio)
     planted = PlantedSource(task, load_prompts(task, config.model.text_dim), dims)
-    layout = NpyLayout.from_config(task.dataset)
+    files = NpyFolder.from_config(task.dataset, dims)
     videos = load_annotations(json_file, task.dataset.num_classes).videos
     for video in tqdm(videos, desc=f"{task.key} {task.dataset_name}", disable=None):
-        for path, features in zip(layout.paths(video.video_id), planted.load(video), strict=True):
+        for path, features in zip(files.paths(video.video_id), planted.load(video), strict=True):
             np.save(path, features.astype(np.float16))
     print(f"{task.key}: {len(videos)} videos in {folder}")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from libs.core.config import TaskSpec
 from libs.core.errors import DataError, UserError
-from libs.features.sources import NpyLayout, is_pack, open_pack
+from libs.features.sources import Hdf5Pack, NpyFolder, is_pack, open_pack
 from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES
 
 PROVENANCE_FILE = "encoder.json"
@@ -31,9 +31,12 @@ class FeatureProvenance:
     visual_suffix: str = SUFFIXES[0]
     audio_suffix: str = SUFFIXES[1]
 
-    def layout(self, folder: Path) -> NpyLayout:
-        """Return the file names of a folder with these features."""
-        return NpyLayout(folder, self.prefix, (self.visual_suffix, self.audio_suffix))
+    def open(self, place: Path) -> NpyFolder | Hdf5Pack:
+        """Open a folder or a pack with these features."""
+        dims = (self.visual_dim, self.audio_dim)
+        if is_pack(place):
+            return Hdf5Pack(place, dims)
+        return NpyFolder(place, dims, self.prefix, (self.visual_suffix, self.audio_suffix))
 
     def check_same(self, place: Path) -> None:
         """Raise UserError unless the features in a folder or pack have this provenance."""

@@ -5,7 +5,6 @@ Shapes: T windows, Dv and Da the widths of visual and audio features.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -36,31 +35,6 @@ class FeatureSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class NpyLayout:
-    """File names of the published layout: {prefix}{video_id}{suffix}.npy, one file per video and modality."""
-
-    folder: Path
-    prefix: str
-    suffixes: tuple[str, str]  # visual, audio
-
-    @classmethod
-    def from_config(cls, config: DatasetConfig) -> "NpyLayout":
-        return cls(Path(config.feat_folder), config.file_prefix or "", (config.visual_suffix, config.audio_suffix))
-
-    def paths(self, video_id: str) -> tuple[Path, Path]:
-        """Return the visual and the audio file of a video."""
-        visual, audio = (self.folder / f"{self.prefix}{video_id}{suffix}.npy" for suffix in self.suffixes)
-        return visual, audio
-
-    def video_ids(self) -> list[str]:
-        """List the videos that have both files, sorted."""
-        names = {path.name for path in self.folder.iterdir()}
-        end = f"{self.suffixes[0]}.npy"
-        candidates = (name.removeprefix(self.prefix).removesuffix(end) for name in names)
-        return sorted({i for i in candidates if all(path.name in names for path in self.paths(i))})
-
-
 class _FeatureFiles:
     """What both layouts share: `path` is the folder or the pack, `dims` the width of each wanted modality."""
 
@@ -68,10 +42,15 @@ class _FeatureFiles:
         self.path = path
         self.dims = {modality: dim for modality, dim in zip(MODALITIES, dims, strict=True) if dim}
 
+    def video_ids(self) -> list[str]:
+        """List the videos that have all modalities, sorted."""
+        raise NotImplementedError
+
     def read_shape(self, modality: str, video_id: str) -> tuple[int, ...]:
         raise NotImplementedError
 
     def read_rows(self, modality: str, video_id: str, length: int) -> np.ndarray:
+        """Read the first `length` rows of one modality."""
         raise NotImplementedError
 
     def load(self, video: Video) -> Features:
@@ -102,22 +81,31 @@ class _FeatureFiles:
 
 
 class NpyFolder(_FeatureFiles):
-    """A folder of .npy files in the published layout."""
+    """A folder in the published layout: {prefix}{video_id}{suffix}.npy, one file per video and modality."""
 
-    def __init__(self, layout: NpyLayout, dims: tuple[int, int]):
-        super().__init__(layout.folder, dims)
-        self.layout = layout
-        if not layout.folder.is_dir():
+    def __init__(self, folder: Path, dims: tuple[int, int], prefix: str, suffixes: tuple[str, str]):
+        super().__init__(folder, dims)
+        self.prefix, self.suffixes = prefix, suffixes  # suffixes of visual and audio files
+        if not folder.is_dir():
             raise DataError(
-                f"{layout.folder}: no such feature folder; put the .npy files there, or set feat_folder to a folder, a "
-                "pack (.h5) or the word planted"
+                f"{folder}: no such feature folder; put the .npy files there, or set feat_folder to a folder, a pack "
+                "(.h5) or the word planted"
             )
 
+    @classmethod
+    def from_config(cls, config: DatasetConfig, dims: tuple[int, int]) -> "NpyFolder":
+        suffixes = (config.visual_suffix, config.audio_suffix)
+        return cls(Path(config.feat_folder), dims, config.file_prefix or "", suffixes)
+
     def paths(self, video_id: str) -> tuple[Path, Path]:
-        return self.layout.paths(video_id)
+        """Return the visual and the audio file of a video."""
+        visual, audio = (self.path / f"{self.prefix}{video_id}{suffix}.npy" for suffix in self.suffixes)
+        return visual, audio
 
     def video_ids(self) -> list[str]:
-        return self.layout.video_ids()
+        names = {path.name for path in self.path.iterdir()}
+        candidates = {name.removeprefix(self.prefix).removesuffix(f"{self.suffixes[0]}.npy") for name in names}
+        return sorted(i for i in candidates if all(path.name in names for path in self.paths(i)))
 
     def lengths(self, videos: list[Video]) -> list[int]:
         present = {path.name for path in self.path.iterdir()}
@@ -155,7 +143,6 @@ class Hdf5Pack(_FeatureFiles):
         return packed_arrays(self._open(), modality).get(video_id)
 
     def video_ids(self) -> list[str]:
-        """List the videos that have all wanted modalities, sorted."""
         return sorted(set.intersection(*(set(packed_arrays(self._open(), modality)) for modality in self.dims)))
 
     def lengths(self, videos: list[Video]) -> list[int]:
@@ -236,7 +223,7 @@ def open_feature_files(config: DatasetConfig, dims: tuple[int, int]) -> NpyFolde
     """
     if is_pack(config.feat_folder):
         return Hdf5Pack(config.feat_folder, dims)
-    return NpyFolder(NpyLayout.from_config(config), dims)
+    return NpyFolder.from_config(config, dims)
 
 
 def open_features(task: TaskSpec, config: Config) -> FeatureSource:

@@ -20,7 +20,7 @@ from libs.core.errors import DataError, UserError
 from libs.core.files import make_folder, read_npy, replacing
 from libs.core.types import Features
 from libs.features.provenance import PROVENANCE_FILE, FeatureProvenance, read_provenance
-from libs.features.sources import Hdf5Pack, NpyFolder, is_pack, open_pack, packed_arrays
+from libs.features.sources import NpyFolder, is_pack, packed_arrays
 
 RESERVATION_BYTES = 64 * 2**20  # reserved on disk at a time, then flushed: what a killed process loses
 VIDEO_OVERHEAD_BYTES, FILE_OVERHEAD_BYTES = 4096, 65_536  # more than HDF5 writes besides the features
@@ -44,8 +44,7 @@ class FeatureStore:
         if found is None or not found.keys() >= set(names):
             raise UserError(f"{place}: no features of known provenance; make them with extract.py")
         self.place, self.provenance = place, FeatureProvenance(**{name: found[name] for name in names})
-        dims = (self.provenance.visual_dim, self.provenance.audio_dim)
-        self._source = Hdf5Pack(place, dims) if is_pack(place) else NpyFolder(self.provenance.layout(place), dims)
+        self._source = self.provenance.open(place)
 
     def names(self) -> list[str]:
         """List the videos, sorted. Raises UserError where there are none."""
@@ -65,8 +64,8 @@ class NpyStore:
     """A folder in the published layout, float16, with encoder.json."""
 
     def __init__(self, folder: Path, provenance: FeatureProvenance):
-        self.folder, self.provenance, self.layout = folder, provenance, provenance.layout(folder)
-        visual, audio = suffixes = self.layout.suffixes
+        self.folder, self.provenance = folder, provenance
+        visual, audio = suffixes = provenance.visual_suffix, provenance.audio_suffix
         for part in (provenance.prefix, *suffixes):
             if "/" in part:
                 raise UserError(f"{part!r}: a prefix or suffix of file names, expected no /")
@@ -79,12 +78,13 @@ class NpyStore:
         else:
             with replacing(record) as temporary:
                 temporary.write_text(json.dumps(asdict(provenance), indent=1) + "\n", encoding="utf-8")
+        self.files = NpyFolder(folder, (provenance.visual_dim, provenance.audio_dim), provenance.prefix, suffixes)
 
     def has(self, name: str) -> bool:
-        return all(path.exists() for path in self.layout.paths(name))
+        return all(path.exists() for path in self.files.paths(name))
 
     def write(self, name: str, visual: np.ndarray, audio: np.ndarray) -> None:
-        for path, features in zip(self.layout.paths(name), (visual, audio), strict=True):
+        for path, features in zip(self.files.paths(name), (visual, audio), strict=True):
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, _to_half(features))
 
@@ -102,8 +102,7 @@ class PackStore(NpyStore):
         self.path, self.packed = path, set()
         if path.exists():
             provenance.check_same(path)
-            with open_pack(path) as pack:
-                self.packed = set(packed_arrays(pack, "visual")) & set(packed_arrays(pack, "audio"))
+            self.packed = set(provenance.open(path).video_ids())
         super().__init__(path.with_name(f"{path.name}.parts"), provenance)
 
     def has(self, name: str) -> bool:
@@ -114,13 +113,13 @@ class PackStore(NpyStore):
         with _locked(self.path.parent):
             if not self.folder.exists():  # another process has added everything
                 return
-            names = self.layout.video_ids()
+            names = self.files.video_ids()
             if names:
                 with replacing(self.path) as temporary:
                     if self.path.exists():
                         shutil.copyfile(self.path, temporary)
                     self._add_parts(temporary, names)
-            for path in (path for name in names for path in self.layout.paths(name)):
+            for path in (path for name in names for path in self.files.paths(name)):
                 path.unlink()
             with suppress(OSError):  # another process is extracting into it
                 if all(path.name == PROVENANCE_FILE for path in self.folder.iterdir()):
@@ -128,7 +127,7 @@ class PackStore(NpyStore):
                     self.folder.rmdir()
 
     def _add_parts(self, pack: Path, names: list[str]) -> None:
-        parts = {name: self.layout.paths(name) for name in names}
+        parts = {name: self.files.paths(name) for name in names}
         with open_pack_writer(pack, asdict(self.provenance)) as writer:
             writer.expect(sum(path.stat().st_size + VIDEO_OVERHEAD_BYTES for paths in parts.values() for path in paths))
             for name, paths in parts.items():
@@ -215,14 +214,14 @@ def open_pack_writer(path: Path, attributes: Mapping, made_of: str | None = None
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pack = h5py.File(path, "a") if made_of is None else _continue_or_restart(path, made_of)
+        pack = _open_unfinished(path, made_of)
     except OSError as error:
         if "unable to lock" in str(error):
             raise DataError(f"{path}: another process is packing here; wait for it, or choose another name") from None
         raise DataError(f"{path}: cannot be written ({error}); choose another place") from None
     try:
         with pack:
-            pack.attrs.update(attributes)
+            pack.attrs.update(attributes if made_of is None else {**attributes, "made_of": made_of})
             yield PackWriter(pack)
             pack.flush()
             size = pack.id.get_filesize()
@@ -231,18 +230,16 @@ def open_pack_writer(path: Path, attributes: Mapping, made_of: str | None = None
     os.truncate(path, size)  # drop what was reserved and not needed
 
 
-def _continue_or_restart(path: Path, made_of: str) -> h5py.File:
+def _open_unfinished(path: Path, made_of: str | None) -> h5py.File:
     try:
         pack = h5py.File(path, "a")
-        if len(pack) and pack.attrs.get("made_of") != made_of:
-            pack.close()
-            pack = h5py.File(path, "w")
+        if made_of is None or not len(pack) or pack.attrs.get("made_of") == made_of:
+            return pack
+        pack.close()
     except (OSError, RuntimeError, KeyError) as error:
-        if "unable to lock" in str(error):
+        if made_of is None or "unable to lock" in str(error):
             raise
-        pack = h5py.File(path, "w")
-    pack.attrs["made_of"] = made_of
-    return pack
+    return h5py.File(path, "w")
 
 
 def _to_half(features: np.ndarray) -> np.ndarray:
