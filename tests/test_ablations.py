@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.data import task_data_without_clips
 from libs.core.config import TASK_TYPES
 from libs.core.configfile import from_tree, load_config
 from libs.core.errors import CheckpointError
@@ -20,7 +21,7 @@ from libs.training.summary import summarize
 from libs.training.trainer import Trainer
 from tests.conftest import ROOT, tiny_tree, write_yaml
 from tests.test_modeling import make_batch, make_model, valid
-from tests.test_oracles import NoClips, with_events
+from tests.test_oracles import with_events
 from tests.test_training import assert_same_weights
 
 TASKS = ("TASK1", "TASK2", "TASK3")
@@ -36,9 +37,8 @@ def make_config(tmp_path, opt=None, **model):
 def make_trainer(config, seed=0) -> Trainer:
     tasks = list(config.tasks.values())
     model = make_model(config, seed).train()
-    return Trainer(
-        config, tasks, model, [NoClips(task) for task in tasks], DistributedContext(0, 1, torch.device("cpu"))
-    )
+    data = [task_data_without_clips(task) for task in tasks]
+    return Trainer(config, model, data, DistributedContext(0, 1, torch.device("cpu")))
 
 
 def events(config, task: str):
@@ -130,7 +130,7 @@ def test_learned_offsets(tmp_path):
         assert torch.equal(model.eval()(batch, "TASK2").logits, plain.eval()(batch, "TASK2").logits)
     model.train()
     spec = config.tasks["TASK2"]
-    trainer.backward(spec, trainer.losses_on(spec, batch))
+    trainer.backward(spec, trainer.compute_losses(spec, batch))
     assert {k for k, p in model.prompts.items() if p.learned.grad is not None} == {"TASK2"}
     trainer.update()
     assert model.prompts["TASK2"].learned.abs().max() > 0 == model.prompts["TASK1"].learned.abs().max()
@@ -196,7 +196,7 @@ def test_joint_steps(tmp_path, monkeypatch):
         for task, stream in trainer.streams.items():
             monkeypatch.setattr(stream, "next", lambda task=task, t=trainer: events(t.config, task))
         torch.manual_seed(1)
-        trainer.train_step(trainer.make_meters())
+        trainer.train_step(trainer.build_meters())
         gradients[joint] = taken
     assert [len(taken) for taken in gradients.values()] == [3, 1]
     names = {name for taken in gradients[False] for name in taken}
@@ -223,7 +223,7 @@ def test_summary_counts_what_a_task_trains(tmp_path, keys):
     text, tree = summarize(config, list(config.tasks.values()))
     assert tree["parameters"] == sum(p.numel() for p in trainer.model.parameters()) == sum(tree["by_part"].values())
     for key, task in config.tasks.items():
-        trainer.backward(task, trainer.losses_on(task, events(config, key)))
+        trainer.backward(task, trainer.compute_losses(task, events(config, key)))
         trained = [p for p in trainer.model.parameters() if p.grad is not None]
         assert tree["tasks"][key]["parameters"] == sum(p.numel() for p in trained)
         trainer.optimizer.zero_grad()
@@ -333,7 +333,7 @@ def test_joint_steps_of_paused_tasks(tmp_path):
         state.paused = True
     trainer.step = 1
     before = [p.clone() for p in trainer.ema.model.parameters()]
-    assert trainer.train_step(trainer.make_meters()) == 0
+    assert trainer.train_step(trainer.build_meters()) == 0
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.ema.model.parameters(), strict=True))
 
 
@@ -364,7 +364,7 @@ def test_held_out_classes(tiny, run_script):
     assert (status, "set class_aware to false" in err) == (2, True), err
     for key in ("model.classifier=linear", "model.prompts=random"):
         status, _, err = run_script("train.py", tiny / "tiny.yaml", *held, key)
-        assert (status, "found by what their prompts say" in err) == (2, True), err
+        assert (status, "found by their prompts" in err) == (2, True), err
 
 
 def test_unseen_classes_are_not_trained(tmp_path):
@@ -374,14 +374,14 @@ def test_unseen_classes_are_not_trained(tmp_path):
     seen, model, batch = [0, 2], make_model(config), events(config, "TASK1")
     batch = replace(batch, labels=torch.where(batch.labels == 1, 2, batch.labels))
     tasks = list(config.tasks.values())
-    rest = [NoClips(t) for t in tasks], DistributedContext(0, 1, torch.device("cpu"))
-    held = Trainer(config, tasks, model, *rest, seen={"TASK1": seen})
-    found = held.losses_on(task, batch)
-    alone = Trainer(config, tasks, model, *rest)
+    ctx = DistributedContext(0, 1, torch.device("cpu"))
+    held = Trainer(config, model, [task_data_without_clips(t, seen if t is task else None) for t in tasks], ctx)
+    found = held.compute_losses(task, batch)
+    alone = Trainer(config, model, [task_data_without_clips(t) for t in tasks], ctx)
     model.set_prompts("TASK1", model.prompts["TASK1"]()[seen])
     fewer = task.model_copy(update={"dataset": task.dataset.model_copy(update={"num_classes": 2})})
     renamed = replace(batch, labels=torch.where(batch.labels == 2, 1, batch.labels))
-    expected = alone.losses_on(fewer, renamed)
+    expected = alone.compute_losses(fewer, renamed)
     torch.testing.assert_close(torch.stack(found), torch.stack(expected))
 
 

@@ -1,9 +1,10 @@
-"""Options and error handling that the scripts share."""
+"""Options and error handling shared by all scripts."""
 
 import argparse
 import functools
 import os
 import sys
+from collections.abc import Callable
 
 from libs.core.errors import UserError
 
@@ -27,10 +28,10 @@ def add_launcher_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, metavar="N", help="set by launchers")
 
 
-def exit_on_user_error(main):
-    """Decorate a script's main() so that user errors end it with one line on stderr.
+def exit_on_user_error(main: Callable) -> Callable:
+    """Decorate a script's main() so that an error of the user ends it with one line on stderr.
 
-    Exit status 2 for a UserError or an OSError (a full disk), 130 for Ctrl-C.
+    The exit status is 2 for a UserError or an OSError (a full disk), and 130 for Ctrl-C.
     """
 
     @functools.wraps(main)
@@ -41,9 +42,9 @@ def exit_on_user_error(main):
             rank = os.environ.get("RANK", "0")
             prefix = "error" if rank == "0" else f"error (rank {rank})"
             print(f"{prefix}: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
-        sys.exit(2)
 
     return run

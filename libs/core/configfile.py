@@ -1,8 +1,9 @@
-"""Reading configurations: YAML files with their bases and `-o` overrides -> a checked Config, or one line of error."""
+"""Read configurations: YAML files with their bases, and `-o` overrides, become one validated Config."""
 
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,23 @@ from libs.core.config import Config, TaskSpec
 from libs.core.errors import ConfigError
 
 _TASK_KEY = re.compile(r"TASK\d+$")
+Layer = tuple[str, dict]  # where keys are set (a file or an override), and their tree
 
 
-def _resolvers() -> dict:
-    """PyYAML's, but 1e-3 is a number (it wants 1.0e-3) and 2024-10-01 is a string."""
+def _build_resolvers() -> dict:
+    """PyYAML's resolvers, except that 1e-3 is a number (PyYAML wants 1.0e-3) and 2024-10-01 is a string."""
     kept = {
         first: [(tag, pattern) for tag, pattern in rules if not tag.endswith(":timestamp")]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     number = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"))
-    return {first: [*kept.get(first, []), *([number] if first in "-+.0123456789" else [])] for first in kept}
+    return {first: [*rules, *([number] if first in "-+.0123456789" else [])] for first, rules in kept.items()}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it; a key given twice is an error."""
+    """YAML in which a key that is given twice is an error."""
 
-    yaml_implicit_resolvers = _resolvers()
+    yaml_implicit_resolvers = _build_resolvers()
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -40,35 +42,27 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def _parse_yaml(text: str, source: str) -> Any:
     try:
         tree = yaml.load(text, _Loader)
-        json.dumps(tree)  # what JSON cannot hold (a mapping within itself, binary data) no key can mean
+        json.dumps(tree)  # recursive mappings and binary data are YAML, but no configuration
         return tree
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        raise ConfigError(f"{source}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
 
 
-def _merge(base: dict, child: dict) -> dict:
-    merged = dict(base)
-    for key, value in child.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _read_chain(path: Path, children: tuple[Path, ...] = ()) -> list[tuple[str, dict]]:
-    """The file and its bases, the first base first, each as (name, tree)."""
+def _read_layers(path: Path, children: tuple[Path, ...] = ()) -> list[Layer]:
+    """Read a file and its bases, the first base first."""
     if path.resolve() in children:
         raise ConfigError(f"{path}: its `base` leads back to itself; remove one of the `base` lines")
-    named_by = f" (the base of {children[-1]})" if children else ""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        what = "no such configuration file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise ConfigError(f"{path}: {what}{named_by}; configurations lie in configs/") from None
+        problem = "no such configuration file" if isinstance(error, FileNotFoundError) else error.strerror
+        base_of = f" (the base of {children[-1]})" if children else ""
+        raise ConfigError(f"{path}: {problem}{base_of}; configurations are in configs/") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file; expected YAML") from None
     tree = _parse_yaml(text, str(path))
@@ -79,20 +73,36 @@ def _read_chain(path: Path, children: tuple[Path, ...] = ()) -> list[tuple[str, 
         return [(str(path), tree)]
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base: expected the path of a YAML file, got {base!r}")
-    return [*_read_chain(path.parent / base, (*children, path.resolve())), (str(path), tree)]
+    return [*_read_layers(path.parent / base, (*children, path.resolve())), (str(path), tree)]
 
 
-def _override_tree(override: str) -> dict:
+def _parse_override(override: str, tasks: list[str]) -> Layer:
+    """Parse KEY=VALUE; `tasks` are the blocks that the files have."""
+    source = f"-o {override}"
     key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
     if not equals or not key.strip():
-        raise ConfigError(f"-o {override}: expected KEY=VALUE, such as -o TASK1.batch_size=8")
-    value = _parse_yaml(text, f"-o {override}")
-    for part in reversed(key.strip().split(".")):
-        value = {part: value}
-    return value
+        raise ConfigError(f"{source}: expected KEY=VALUE, such as -o TASK1.batch_size=8")
+    if parts == ["base"]:
+        raise ConfigError(f"{source}: a base is named in a file, not on the command line")
+    if _TASK_KEY.match(parts[0]) and parts[0] not in tasks:
+        raise ConfigError(f"{source}: the configuration has no {parts[0]}; it has {', '.join(tasks)}")
+    tree = _parse_yaml(text, source)
+    for part in reversed(parts):
+        tree = {part: tree}
+    return source, tree
 
 
-def _has(tree: Any, path: tuple) -> bool:
+def _merge(base: dict, child: dict) -> dict:
+    """Merge mappings key by key; any other value replaces the value of the base."""
+    merged = dict(base)
+    for key, value in child.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _contains(tree: Any, path: tuple[str, ...]) -> bool:
     for part in path:
         if not isinstance(tree, dict) or part not in tree:
             return False
@@ -100,92 +110,93 @@ def _has(tree: Any, path: tuple) -> bool:
     return True
 
 
-def _known_keys(path: tuple, tasks: list[str]) -> list[str]:
-    """The keys that the section at `path` (as in the file) may hold; `tasks` are the file's."""
+def _list_keys(path: tuple[str, ...], tasks: list[str]) -> list[str]:
+    """List the keys that the section at `path` may hold; `tasks` are the blocks of the files."""
     model: Any = Config
     for part in path:
-        model = TaskSpec if model is Config and _TASK_KEY.match(str(part)) else model.model_fields[part].annotation
-    hidden = {Config: "tasks", TaskSpec: "key"}.get(model)  # not keys of a file
-    keys = [key for key in model.model_fields if key != hidden]
-    return [*keys, *tasks] if model is Config else keys
+        model = TaskSpec if model is Config and _TASK_KEY.match(part) else model.model_fields[part].annotation
+    if model is Config:
+        return [*(key for key in Config.model_fields if key != "tasks"), *tasks]
+    return [key for key, field in model.model_fields.items() if not field.exclude]
 
 
-def _explain(error: dict, layers: list[tuple[str, dict]]) -> str:
-    """One line for one of pydantic's errors, naming where the key was set."""
-    loc = error["loc"][1:] if error["loc"][:1] == ("tasks",) and len(error["loc"]) > 1 else error["loc"]
-    path = tuple(str(part) for part in loc)
+def _format_error(error: Any, layers: Sequence[Layer]) -> str:
+    """Format one of pydantic's errors as a line that names where the key is set."""
+    loc, kind = error["loc"], error["type"]
+    path = tuple(str(part) for part in (loc[1:] if loc[:1] == ("tasks",) and len(loc) > 1 else loc))
     key = ".".join(path)
-    where = next((name for name, tree in reversed(layers) if _has(tree, path)), layers[-1][0])
-    if error["type"] == "extra_forbidden":
-        known = {name.lower(): name for name in _known_keys(path[:-1], [k for _, t in layers for k in _task_keys(t)])}
-        near = difflib.get_close_matches(path[-1].lower(), known, n=1, cutoff=0)
-        return f"{where}: unknown key {key}; did you mean {'.'.join((*path[:-1], *(known[n] for n in near)))}?"
-    if error["type"] == "missing" and isinstance(error["loc"][-1], int):
-        return f"{where}: {'.'.join(path[:-1])}: expected more values, got {error['input']!r}"
-    if error["type"] == "missing":
-        return f"{where}: {key} is missing; add it"
+    source = next((name for name, tree in reversed(layers) if _contains(tree, path)), layers[-1][0])
+    if kind == "extra_forbidden":
+        tasks = [task for _, tree in layers for task in _list_tasks(tree)]
+        known = {name.lower(): name for name in _list_keys(path[:-1], tasks)}
+        nearest = known[difflib.get_close_matches(path[-1].lower(), known, n=1, cutoff=0)[0]]
+        return f"{source}: unknown key {key}; did you mean {'.'.join((*path[:-1], nearest))}?"
+    if kind == "missing" and isinstance(loc[-1], int):
+        return f"{source}: {'.'.join(path[:-1])}: expected more values, got {error['input']!r}"
+    if kind == "missing":
+        return f"{source}: {key} is missing; add it"
+    if kind == "too_short" and loc == ("tasks",):
+        return f"{source}: no task; expected at least one block TASK1, TASK2, …"
     expected = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    if error["type"] == "value_error":
-        return f"{where}: {f'{key}: ' if key else ''}{expected}"
-    if error["type"] == "too_short" and error["loc"] == ("tasks",):
-        return f"{where}: no task; expected at least one block TASK1, TASK2, …"
-    return f"{where}: {key}: {expected}, got {error['input']!r}"
+    if kind == "value_error":
+        return f"{source}: {f'{key}: ' if key else ''}{expected}"
+    return f"{source}: {key}: {expected}, got {error['input']!r}"
 
 
-def _task_keys(tree: dict) -> list[str]:
+def _list_tasks(tree: dict) -> list[str]:
     return [key for key in tree if _TASK_KEY.match(str(key))]
 
 
-def from_tree(tree: dict, layers: list[tuple[str, dict]] | None = None) -> Config:
-    """A Config from a plain tree; `layers` says, for error messages, which file set what (the last one wins)."""
+def from_tree(tree: dict, layers: Sequence[Layer] = ()) -> Config:
+    """Validate a plain tree, as `Config.to_tree` writes it.
+
+    Args:
+        tree: nested mappings with blocks TASK1, TASK2, … and the sections of Config.
+        layers: the files and overrides that the tree was merged from, to name them in errors; the last one wins.
+
+    Raises:
+        ConfigError: naming the first wrong key.
+    """
     layers = layers or [("configuration", tree)]
-    tasks = {}
-    for key in _task_keys(tree):
-        tasks[key] = {**tree[key], "key": key} if isinstance(tree[key], dict) else tree[key]
-        if isinstance(tree[key], dict) and "key" in tree[key]:
-            raise ConfigError(f"{layers[-1][0]}: unknown key {key}.key; a task's key is the name of its block")
-    rest = {k: v for k, v in tree.items() if k not in tasks}
+    tasks = {key: tree[key] for key in _list_tasks(tree)}
+    for key, block in tasks.items():
+        if isinstance(block, dict):
+            if "key" in block:
+                raise ConfigError(f"{layers[-1][0]}: unknown key {key}.key; a task's key is the name of its block")
+            tasks[key] = {**block, "key": key}
+    rest = {key: value for key, value in tree.items() if key not in tasks}
     if "tasks" in rest:
         raise ConfigError(f"{layers[-1][0]}: unknown key tasks; tasks are top-level blocks TASK1, TASK2, …")
-    # Through JSON: strict types and yet YAML's lists for tuples.
     try:
+        # JSON allows strict types and yet lists for tuples, as YAML has them.
         return Config.model_validate_json(json.dumps({**rest, "tasks": tasks}), strict=True)
     except ValidationError as error:
-        raise ConfigError(_explain(error.errors()[0], layers)) from None
+        raise ConfigError(_format_error(error.errors()[0], layers)) from None
 
 
-def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
-    """Read a YAML file with its bases, apply `-o` overrides, check everything.
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file with its bases, apply `-o` overrides and validate the result.
 
-    Raises ConfigError, naming the file (or the override), the key, what was expected and, for unknown keys, the
-    nearest known one.
+    Raises:
+        ConfigError: naming the file or override, the key, what was expected and the nearest known key.
     """
-    layers = _read_chain(Path(path))
-    in_files = [key for _, layer in layers for key in _task_keys(layer)]
-    for override in overrides:
-        layer = _override_tree(override)
-        if "base" in layer:
-            raise ConfigError(f"-o {override}: a base is named in a file, not on the command line")
-        for key in _task_keys(layer):
-            if key not in in_files:
-                raise ConfigError(f"-o {override}: the configuration has no {key}; it has {', '.join(in_files)}")
-        layers.append((f"-o {override}", layer))
-    tree: dict = {}
-    for name, layer in layers:
-        for key in layer:
-            if key in tree and isinstance(tree[key], dict) and not isinstance(layer[key], dict):
-                raise ConfigError(f"{name}: {key}: expected a mapping of keys, got {layer[key]!r}")
-        tree = _merge(tree, layer)
-    return from_tree(tree, layers)
+    layers = _read_layers(Path(path))
+    tasks = [task for _, tree in layers for task in _list_tasks(tree)]
+    layers += [_parse_override(override, tasks) for override in overrides]
+    merged: dict = {}
+    for _, tree in layers:
+        merged = _merge(merged, tree)
+    return from_tree(merged, layers)
 
 
 def diff_configs(before: dict, now: dict, may_change: frozenset[str], path: tuple[str, ...] = ()) -> list[str]:
-    """The keys in which two configurations' trees differ, as "a.b was 1, is 2"; not those named in `may_change`."""
-    found = []
-    for key in before.keys() | now.keys():
-        where, old, new = (*path, key), before.get(key), now.get(key)
+    """List the keys in which two trees differ, as "a.b was 1, is 2", without those named in `may_change`."""
+    changed = []
+    for name in before.keys() | now.keys():
+        place, old, new = (*path, name), before.get(name), now.get(name)
+        key = ".".join(place)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += diff_configs(old, new, may_change, where)
-        elif old != new and not may_change & {*where, ".".join(where)}:
-            found.append(f"{'.'.join(where)} was {old}, is {new}")
-    return sorted(found)
+            changed += diff_configs(old, new, may_change, place)
+        elif old != new and not may_change & {*place, key}:
+            changed.append(f"{key} was {old}, is {new}")
+    return sorted(changed)
