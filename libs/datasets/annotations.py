@@ -1,7 +1,6 @@
-"""Reading annotation files (method.md §2): the project's, ActivityNet's, UnAV-100's and DESED's JSON."""
+"""Annotation files (method.md §2): the project's own, ActivityNet's, UnAV-100's and DESED's JSON."""
 
 import difflib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,28 +12,28 @@ from libs.core.files import read_json
 from libs.core.types import Video
 
 MAX_LABEL_ID = 2**31 - 1
-MAX_TIME_S = 1e9  # seconds; NaN is not below it either
+MAX_TIME_S = 1e9
 
 
 class Problem(NamedTuple):
-    """Something in an annotation file that cannot be meant."""
+    """An invalid part of an annotation file."""
 
     kind: str  # "repeated id", "entry", "segment", "negative length" or "label"
-    video_id: str  # "" where it is the whole file's
+    video_id: str  # "" where the whole file is meant
     subset: str  # "" where it is not known
     message: str  # what was found and what was expected
 
 
-class _BadEntry(Exception):
-    """(kind, said) of a Problem."""
+class _InvalidEntry(Exception):
+    """Arguments: the kind and the message of a Problem."""
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """The videos of a file, in its order, and the class names it knows by label_id.
+    """The videos of a file, in its order, and its class names by label_id.
 
-    named: all (name, label_id) that its annotations and its class list say. alphabetical: the file gives no ids, so
-    they are the names' places in the alphabet.
+    named: all (name, label_id) in annotations and class list. alphabetical: the file has no ids, so they follow the
+    names' alphabetical order.
     """
 
     path: Path
@@ -44,34 +43,43 @@ class Annotations:
     alphabetical: bool = False
 
     def select_splits(self, splits: tuple[str, ...], limit: int | None = None) -> list[Video]:
-        """The videos of the named subsets, compared in lower case; of more than `limit` the first. Raises DataError
-        if there are none."""
+        """Return the videos of the named subsets, the first `limit` of them. Case does not matter.
+
+        Raises:
+            DataError: there are none.
+        """
         wanted = {split.lower() for split in splits}
-        chosen = [video for video in self.videos if video.subset in wanted]
-        if not chosen:
+        videos = [video for video in self.videos if video.subset in wanted]
+        if not videos:
             found = ", ".join(sorted({video.subset for video in self.videos})) or "none"
             raise DataError(f"{self.path}: no video in split {'/'.join(splits)}; the file's splits are: {found}")
-        return chosen[:limit]
+        return videos[:limit]
 
     def find_class_ids(self, classes: tuple[int | str, ...], num_classes: int) -> list[int]:
-        """The label_ids of classes given by name or id, sorted. Raises DataError where there is no such class."""
+        """Return the sorted label_ids of the training classes, which are given by name or id.
+
+        Raises:
+            DataError: there is no such class, or all classes are named.
+        """
         ids = {name: label for label, name in self.class_names.items()}
-        found = {ids.get(name, name) for name in classes}
-        for label in found:
-            if not isinstance(label, int) or not 0 <= label < num_classes:
-                near = difflib.get_close_matches(str(label), ids, n=1, cutoff=0)
+        found: set[int] = set()
+        for name in classes:
+            label = ids.get(name) if isinstance(name, str) else name
+            if label is None or not 0 <= label < num_classes:
+                near = difflib.get_close_matches(str(name), ids, n=1, cutoff=0)
                 hint = f"; did you mean {near[0]}?" if near else ""
-                raise DataError(f"{self.path}: train_classes: no class {label!r}, expected a name or an id{hint}")
+                raise DataError(f"{self.path}: train_classes: no class {name!r}, expected a name or an id{hint}")
+            found.add(label)
         if len(found) == num_classes:
             raise DataError(f"{self.path}: train_classes names all {num_classes} classes; leave some out, or the key")
         return sorted(found)
 
     def list_class_names(self, num_classes: int) -> list[str]:
-        """By label_id. Raises DataError where a class has no name."""
-        if nameless := [label for label in range(num_classes) if label not in self.class_names]:
+        """Return the class names by label_id. Raises DataError where a class has none."""
+        if nameless := [str(label) for label in range(num_classes) if label not in self.class_names]:
             raise DataError(
-                f"{self.path}: no name for label_id {', '.join(map(str, nameless[:5]))}; name all {num_classes} "
-                'classes (a list "classes"), or correct num_classes'
+                f"{self.path}: no name for label_id {', '.join(nameless[:5])}; name all {num_classes} classes (a list "
+                '"classes"), or correct num_classes'
             )
         return [self.class_names[label] for label in range(num_classes)]
 
@@ -80,140 +88,141 @@ class Annotations:
 
 
 def load_annotations(path: str | Path, num_classes: int | None = None) -> Annotations:
-    """Read and check an annotation file.
+    """Load an annotation file and check all of it.
 
-    Where a file gives only names or only ids, ids follow its class list ("classes"), else the names' alphabetical
-    order. Raises DataError, naming file and video, on what cannot be meant: no database, a video with two entries, a
-    segment that ends before it starts or is not finite, a label_id outside num_classes, no duration.
+    Where a file has only names or only ids, ids follow its class list ("classes"), else the names' alphabetical order.
+
+    Raises:
+        DataError: naming the file and the first video with a problem, such as two entries, no duration, a segment that
+            is not finite or ends before it starts, or a label_id outside num_classes.
     """
-
-    def refuse(problem: Problem) -> None:
-        where = f"{path}: video {problem.video_id}" if problem.video_id else str(path)
+    annotations, problems = read_annotations(path, num_classes)
+    for problem in problems:
+        where = f"{path}: video {problem.video_id}" if problem.video_id else path
         raise DataError(f"{where}: {problem.message}")
+    return annotations
 
-    return read_annotations(path, num_classes, refuse)
 
+def read_annotations(path: str | Path, num_classes: int | None = None) -> tuple[Annotations, list[Problem]]:
+    """Read an annotation file and leave out its invalid videos and annotations.
 
-def read_annotations(path: str | Path, num_classes: int | None, report: Callable[[Problem], None]) -> Annotations:
-    """load_annotations, but each Problem goes to `report`; where that returns, the annotation or video is left out.
+    Returns:
+        The annotations and a problem for each part that was left out.
 
-    Raises DataError where the file is missing or is no annotation file at all.
+    Raises:
+        DataError: the file is missing or is not an annotation file.
     """
-    path = Path(path)
-    repeated: list[str] = []
-    tree = read_json(path, "an annotation file", object_pairs_hook=lambda pairs: _object(pairs, repeated))
+    path, problems = Path(path), []
+    repeated_ids: list[str] = []
+    tree = read_json(path, "an annotation file", object_pairs_hook=lambda pairs: _build_object(pairs, repeated_ids))
     database = tree.get("database") if isinstance(tree, dict) else None
     if not isinstance(database, dict):
         raise DataError(f'{path}: expected a JSON object with a "database" of videos')
-    for video_id in repeated:
-        report(Problem("repeated id", video_id, "", "has two entries; keep one"))
-    given, unnumbered = _given_names(database)
-    listed = tree.get("classes")
-    listed = listed if isinstance(listed, list) and all(isinstance(name, str) for name in listed) else []
-    alphabetical = not given and not listed
-    order = sorted(unnumbered) if alphabetical else listed
-    if not listed and given and unnumbered - given.keys():
-        missing = sorted(unnumbered - given.keys())[0]
-        report(Problem("label", "", "", f"label {missing!r} has no label_id while others have; give every label one"))
-    ids = {name: i for i, name in enumerate(order)} | {name: labels[0] for name, labels in given.items()}
-    videos = (_video(video_id, entry, ids, num_classes, report) for video_id, entry in database.items())
-    return Annotations(
+    problems += [Problem("repeated id", video_id, "", "has two entries; keep one") for video_id in repeated_ids]
+    numbered, unnumbered = _find_names(database)
+    classes = tree.get("classes")
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        classes = []
+    alphabetical = not numbered and not classes
+    if not classes and numbered and (without_id := unnumbered - numbered.keys()):
+        message = f"label {min(without_id)!r} has no label_id while others have; give every label one"
+        problems.append(Problem("label", "", "", message))
+    listed = {name: label for label, name in enumerate(sorted(unnumbered) if alphabetical else classes)}
+    ids = listed | {name: labels[0] for name, labels in numbered.items()}
+    videos = [_parse_video(video_id, entry, ids, num_classes, problems) for video_id, entry in database.items()]
+    annotations = Annotations(
         path,
         tuple(video for video in videos if video is not None),
         {label: name for name, label in ids.items()},
-        frozenset((name, i) for i, name in enumerate(order))
-        | {(name, label) for name, labels in given.items() for label in labels},
+        frozenset([*listed.items(), *((name, label) for name, labels in numbered.items() for label in labels)]),
         alphabetical and bool(ids),
     )
+    return annotations, problems
 
 
-def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict:
-    """A JSON object; a video's id that comes twice, of which JSON keeps the last, is added to `repeated`."""
+def _build_object(pairs: list[tuple[str, Any]], repeated_ids: list[str]) -> dict:
+    """Build a JSON object as json does, and note the ids of videos that it has twice."""
     tree = dict(pairs)
     if len(tree) < len(pairs):
         seen: set[str] = set()
         for key, value in pairs:
             if key in seen and isinstance(value, dict) and "annotations" in value:
-                repeated.append(key)
+                repeated_ids.append(key)
             seen.add(key)
     return tree
 
 
-def _given_names(database: dict) -> tuple[dict[str, list[int]], set[str]]:
-    """name -> the label_ids that it has, the first first; and the names that occur without one."""
-    given: dict[str, list[int]] = {}
+def _find_names(database: dict) -> tuple[dict[str, list[int]], set[str]]:
+    """Return the label_ids of each name, in order of appearance, and the names that appear without one."""
+    numbered: dict[str, list[int]] = {}
     unnumbered: set[str] = set()
-    for entry in database.values():
-        annotations = entry.get("annotations") if isinstance(entry, dict) else None
-        for annotation in annotations if isinstance(annotations, list) else []:
-            if not isinstance(annotation, dict):
-                continue
-            name, label = annotation.get("label"), annotation.get("label_id")
-            if not isinstance(name, str):
-                continue
-            if not isinstance(label, int):
-                unnumbered.add(name)
-            elif label not in given.setdefault(name, []):
-                given[name].append(label)
-    return given, unnumbered
+    lists = [entry.get("annotations") for entry in database.values() if isinstance(entry, dict)]
+    for annotation in (annotation for each in lists if isinstance(each, list) for annotation in each):
+        if not isinstance(annotation, dict) or not isinstance(name := annotation.get("label"), str):
+            continue
+        label = annotation.get("label_id")
+        if not isinstance(label, int):
+            unnumbered.add(name)
+        elif label not in numbered.setdefault(name, []):
+            numbered[name].append(label)
+    return numbered, unnumbered
 
 
-def _video(
-    video_id: str, entry: Any, ids: dict[str, int], num_classes: int | None, report: Callable[[Problem], None]
+def _parse_video(
+    video_id: str, entry: Any, ids: dict[str, int], num_classes: int | None, problems: list[Problem]
 ) -> Video | None:
-    try:
-        subset, duration, fps, annotations = _fields(entry)
-    except _BadEntry as bad:
-        report(Problem(bad.args[0], video_id, "", bad.args[1]))
-        return None
     segments, labels = [], []
+    try:
+        subset, duration, fps, annotations = _parse_entry(entry)
+    except _InvalidEntry as error:
+        problems.append(Problem(error.args[0], video_id, "", error.args[1]))
+        return None
     for annotation in annotations:
         try:
-            segment, label = _event(annotation, ids, num_classes)
-        except _BadEntry as bad:
-            report(Problem(bad.args[0], video_id, subset, bad.args[1]))
+            segment, label = _parse_event(annotation, ids, num_classes)
+        except _InvalidEntry as error:
+            problems.append(Problem(error.args[0], video_id, subset, error.args[1]))
             continue
         segments.append(segment)
         labels.append(label)
-    return Video(
-        video_id, subset, duration, fps, np.array(segments, np.float64).reshape(-1, 2), np.array(labels, np.int64)
-    )
+    segments = np.array(segments, np.float64).reshape(-1, 2)
+    return Video(video_id, subset, duration, fps, segments, np.array(labels, np.int64))
 
 
-def _fields(entry: Any) -> tuple[str, float, float | None, list]:
-    """(subset, duration, fps, annotations) of a video. Raises _BadEntry."""
+def _parse_entry(entry: Any) -> tuple[str, float, float | None, list]:
+    """Return the subset, duration, fps and annotations of a video."""
     if not isinstance(entry, dict):
-        raise _BadEntry("entry", "expected an object with subset, duration and annotations")
+        raise _InvalidEntry("entry", "expected an object with subset, duration and annotations")
     subset, duration, fps = entry.get("subset"), entry.get("duration"), entry.get("fps")
-    if not isinstance(subset, str):
-        raise _BadEntry("entry", f"subset {subset!r}, expected the name of its split")
-    if not _is_number(duration) or duration <= 0:
-        raise _BadEntry("entry", f"duration {duration!r}, expected seconds above 0")
-    if fps is not None and (not _is_number(fps) or fps <= 0):
-        raise _BadEntry("entry", f"fps {fps!r}, expected a number above 0")
     annotations = entry.get("annotations") or []
+    if not isinstance(subset, str):
+        raise _InvalidEntry("entry", f"subset {subset!r}, expected the name of its split")
+    if not _is_number(duration) or duration <= 0:
+        raise _InvalidEntry("entry", f"duration {duration!r}, expected seconds above 0")
+    if fps is not None and (not _is_number(fps) or fps <= 0):
+        raise _InvalidEntry("entry", f"fps {fps!r}, expected a number above 0")
     if not isinstance(annotations, list):
-        raise _BadEntry("entry", f"annotations {str(annotations)[:40]!r}, expected a list")
+        raise _InvalidEntry("entry", f"annotations {str(annotations)[:40]!r}, expected a list")
     return subset.lower(), float(duration), fps, annotations
 
 
-def _event(annotation: Any, ids: dict[str, int], num_classes: int | None) -> tuple[list[float], int]:
-    """(segment, label_id) of an annotation. Raises _BadEntry."""
-    segment = annotation.get("segment") if isinstance(annotation, dict) else None
-    if not (isinstance(segment, list) and len(segment) == 2 and all(_is_number(x) for x in segment)):
-        raise _BadEntry("segment", f"segment {segment!r}, expected [start, end] in finite seconds")
+def _parse_event(annotation: Any, ids: dict[str, int], num_classes: int | None) -> tuple[list[float], int]:
+    """Return the segment and the label_id of an annotation."""
+    annotation = annotation if isinstance(annotation, dict) else {}
+    segment, label, name = (annotation.get(key) for key in ("segment", "label_id", "label"))
+    if not (isinstance(segment, list) and len(segment) == 2 and all(_is_number(time) for time in segment)):
+        raise _InvalidEntry("segment", f"segment {segment!r}, expected [start, end] in finite seconds")
     if segment[1] < segment[0]:
-        raise _BadEntry("negative length", f"segment {segment} ends before it starts; correct it")
-    label, name = annotation.get("label_id"), annotation.get("label")
+        raise _InvalidEntry("negative length", f"segment {segment} ends before it starts; correct it")
     if label is None and isinstance(name, str):
         label = ids.get(name)
     if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label <= MAX_LABEL_ID:
-        named = {k: annotation.get(k) for k in ("label", "label_id")}
-        raise _BadEntry("label", f"label {named} is unknown, expected a label or a label_id from 0 on")
+        found = {"label": name, "label_id": annotation.get("label_id")}
+        raise _InvalidEntry("label", f"label {found} is unknown, expected a label or a label_id from 0 on")
     if num_classes is not None and label >= num_classes:
-        raise _BadEntry("label", f"label_id {label}, expected 0 … {num_classes - 1}; correct it or num_classes")
+        raise _InvalidEntry("label", f"label_id {label}, expected 0 … {num_classes - 1}; correct it or num_classes")
     return segment, label
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -MAX_TIME_S < value < MAX_TIME_S
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_TIME_S  # False for NaN
