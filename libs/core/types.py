@@ -1,26 +1,25 @@
-"""What the parts hand to each other: videos, clips, batches, predictions, detections.
+"""Data types shared by all packages: videos, features, clips, batches, predictions, detections.
 
 Shapes: B clips, T windows (grid points of level 0), P points of all pyramid levels, C classes, N segments,
-K = C (class-aware regression) or 1. Grid units are windows after any resizing; seconds are seconds of the video.
+K = C (class-aware regression) or 1. A grid unit is a window after any resizing; seconds are seconds of the video.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:  # tools that only score results do without torch's import time
+if TYPE_CHECKING:  # tools that only score results need not wait for torch to load
     import torch
 
 MODALITIES = ("visual", "audio")
-PACK_SUFFIXES = (".h5", ".hdf5")  # of files that hold many videos' features
+PACK_SUFFIXES = (".h5", ".hdf5")  # of files with the features of many videos
 VIDEO_SUFFIXES = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
 SOUND_SUFFIXES = ".aac .flac .m4a .mka .mp3 .oga .ogg .opus .wav .wma"
-MEDIA_SUFFIXES = frozenset(f"{VIDEO_SUFFIXES} {SOUND_SUFFIXES}".split())  # of files that are videos or sounds
-REPEAT_TOLERANCE_S = 1e-3
+MEDIA_SUFFIXES = frozenset(f"{VIDEO_SUFFIXES} {SOUND_SUFFIXES}".split())
+REPEAT_TOLERANCE_S = 1e-3  # of both ends
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,10 @@ class Video:
     labels: np.ndarray
 
     def find_repeats(self) -> list[int]:
-        """The annotations that equal an earlier one: same label, both ends within 1e-3 s (method.md §2)."""
-        # Plain numbers: an evaluation asks this of thousands of videos, each with a few annotations.
+        """Find annotations that equal an earlier one: same label, both ends within 1e-3 s (method.md §2)."""
+        # Plain numbers are faster than arrays here: thousands of videos have a few annotations each.
         rows = [(label, *segment) for label, segment in zip(self.labels.tolist(), self.segments.tolist(), strict=True)]
-        kept: list[int] = []
-        repeated: list[int] = []
+        kept, repeated = [], []
         for i, row in enumerate(rows):
             (repeated if any(_is_repeat(rows[j], row) for j in kept) else kept).append(i)
         return repeated
@@ -52,36 +50,34 @@ class Video:
         return replace(self, segments=segments, labels=labels)
 
 
-def _is_repeat(a: tuple[int, float, float], b: tuple[int, float, float]) -> bool:
-    """Whether two annotations (label, start, end) are one."""
+def _is_repeat(a: tuple, b: tuple) -> bool:
+    """Whether two annotations (label, start, end) are the same."""
     return a[0] == b[0] and abs(a[1] - b[1]) <= REPEAT_TOLERANCE_S and abs(a[2] - b[2]) <= REPEAT_TOLERANCE_S
 
 
 class Features(NamedTuple):
-    """visual (T, Dv) and audio (T, Da): float16 if they lie so on disk, half the memory, else float32. One that is not
-    wanted has width 0."""
+    """Features of a video: visual (T, Dv) and audio (T, Da).
+
+    float16 if they are stored so, which takes half the memory, else float32. An unused modality has width 0.
+    """
 
     visual: np.ndarray
     audio: np.ndarray
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], length: int) -> Features:
-        """Of the wanted modalities' arrays (length, D)."""
-        nothing = np.empty((length, 0), np.float16)
-        visual, audio = (_floats(arrays.get(modality, nothing)) for modality in MODALITIES)
-        return cls(visual, audio)
-
-
-def _floats(features: np.ndarray) -> np.ndarray:
-    return features if features.dtype == np.float16 else features.astype(np.float32, copy=False)
+        """Build from the arrays (length, D) of the modalities that are used."""
+        unused = np.empty((length, 0), np.float16)
+        found = [arrays.get(modality, unused) for modality in MODALITIES]
+        return cls(*(x if x.dtype == np.float16 else x.astype(np.float32, copy=False) for x in found))
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What is known of a network input besides its features.
+    """The ground truth and time base of a network input.
 
-    segments (N, 2) float32 in grid units of the (possibly resized and cropped) input; feat_stride and num_frames in
-    frames, so that seconds = (grid·feat_stride + num_frames/2)/fps.
+    segments (N, 2) float32 in grid units of the (resized and cropped) input, labels (N,) int64; feat_stride and
+    num_frames in frames, so that seconds = (grid·feat_stride + num_frames/2)/fps.
     """
 
     video_id: str
@@ -95,10 +91,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class Batch:
-    """visual (B, T, Dv), audio (B, T, Da), float16 or float32, zero where mask (B, T) is False; one Clip a row.
+    """Padded clips.
 
-    segments (B, N, 2) and labels (B, N) are the clips', padded to the most of one clip (N >= 1) with empty segments of
-    label -1.
+    visual (B, T, Dv) and audio (B, T, Da), float16 or float32, are zero where mask (B, T) is False. segments (B, N, 2)
+    and labels (B, N) are those of the clips, padded to N >= 1 with empty segments of label -1.
     """
 
     visual: torch.Tensor
@@ -108,28 +104,27 @@ class Batch:
     labels: torch.Tensor
     clips: tuple[Clip, ...]
 
-    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        tensors = ("visual", "audio", "mask", "segments", "labels")
-        return replace(self, **{name: change(getattr(self, name)) for name in tensors})
+    def _tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.visual, self.audio, self.mask, self.segments, self.labels
 
     def to(self, device: torch.device) -> Batch:
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self._tensors()), clips=self.clips)
 
     def pin_memory(self) -> Batch:
-        return self._map(lambda tensor: tensor.pin_memory())
+        return Batch(*(tensor.pin_memory() for tensor in self._tensors()), clips=self.clips)
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Keep the tensors' memory until what the stream has queued so far is done."""
-        for tensor in (self.visual, self.audio, self.mask, self.segments, self.labels):
+        """Keep the tensors' memory until the work queued on the stream so far is done."""
+        for tensor in self._tensors():
             tensor.record_stream(stream)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The network's output on all levels together, the finest first.
+    """The network's output on all levels, concatenated from the finest to the coarsest.
 
     logits (B, P, C); offsets (B, P, K, 2) left and right in units of the level's stride; mask (B, P) bool;
-    points (P, 4): time, regression range low and high, stride, in grid units; level_sizes sum to P.
+    points (P, 4): time, lower and upper regression range, stride, in grid units; level_sizes sum to P.
     """
 
     logits: torch.Tensor
@@ -141,11 +136,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a network should predict: classes (B, P, C) in {0, 1}, and of each point S pairs of offsets.
+    """Training targets: classes (B, P, C) in {0, 1}, and S pairs of offsets for each point.
 
-    offsets (B, P, S, 2) in units of the level's stride; regressor (B, P, S) int64 says which of the network's K pairs
-    should predict each: a class (class-aware regression) or 0, and -1 where a pair counts for nothing. S is the number
-    of segments (class-aware) or 1: far fewer than one a class.
+    offsets (B, P, S, 2) in units of the level's stride. regressor (B, P, S) int64 is the index of the network's K pairs
+    that should predict them: a class (class-aware regression) or 0, and -1 for pairs without a loss. S is the number of
+    segments (class-aware) or 1, which is far less memory than a pair for each class.
     """
 
     classes: torch.Tensor
@@ -157,8 +152,8 @@ class Targets:
 class Detections:
     """Detections of several videos as one table.
 
-    video_ids names the videos; rows: video (N,) int64 index into it, segments (N, 2) float64 seconds,
-    scores (N,) float64, labels (N,) int64. Within a video the best comes first.
+    video (N,) int64 indexes video_ids; segments (N, 2) float64 in seconds, scores (N,) float64, labels (N,) int64.
+    The detections of a video are sorted by descending score.
     """
 
     video_ids: tuple[str, ...]
@@ -179,7 +174,7 @@ class Detections:
         )
 
     def reorder_videos(self, video_ids: list[str]) -> Detections:
-        """The same detections, videos in the given order."""
+        """Return the same detections with the videos in the given order."""
         place = {video_id: i for i, video_id in enumerate(video_ids)}
         video = np.array([place[v] for v in self.video_ids], np.int64)[self.video]
         order = np.argsort(video, kind="stable")
@@ -188,7 +183,7 @@ class Detections:
 
 
 class Event(NamedTuple):
-    """One detected event of one video, for people: start and end in seconds, score in [0, 1]."""
+    """A detected event in readable form: start and end in seconds, score in [0, 1]."""
 
     task: str  # the task's key, TASK1, …
     task_type: str  # TAL, AVEL, SED, …
