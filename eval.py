@@ -13,18 +13,17 @@ from libs.core.configfile import load_config
 from libs.core.errors import CheckpointError, ConfigError
 from libs.core.files import make_folder, write_json
 from libs.core.types import Detections
-from libs.datasets.annotations import load_annotations
+from libs.datasets.task_data import TaskData, load_task_data
 from libs.evaluation.metrics.average_precision import remove_repeats
 from libs.evaluation.metrics.compute import METRICS, EvaluationInput, compute_metrics, metrics_to_dict
 from libs.evaluation.metrics.selection import expand_metrics
 from libs.evaluation.reports.report_page import Part, choose_for_report, write_report
-from libs.evaluation.reports.tables import headline_table, score_rows, score_table, score_tree
+from libs.evaluation.reports.tables import build_score_rows, format_headline_table, format_score_table, scores_to_dict
 from libs.evaluation.results import write_results
-from libs.features.provenance import check_provenance
 from libs.modeling.uniav import UniAV
 from libs.training.checkpoint import check_same_network, find_checkpoint, load_checkpoint, load_weights
 from libs.training.distributed import DistributedContext, init_distributed
-from libs.training.evaluation import EvalSet, run_inference, score
+from libs.training.evaluation import EvalSet, run_inference
 from libs.training.prompts import set_prompts
 
 
@@ -56,81 +55,87 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def open_all(
-    config: Config, tasks: list[TaskSpec], content: dict, path: Path, ctx: DistributedContext
-) -> tuple[UniAV, list[EvalSet]]:
-    """The network with the EMA weights of a checkpoint's `content`, and each task's test split."""
-    model = UniAV.from_config(config)
-    check_same_network(content, config.model, path)
-    load_weights(model, content["state_dict_ema"], path)
-    eval_sets = []
-    for task in tasks:
-        check_provenance(task, config.model.encoder)
-        annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
-        eval_sets.append(EvalSet.open(task, annotations, task.test_split, config, ctx))
-    set_prompts(model, config, eval_sets)
-    return model.to(ctx.device).eval(), eval_sets
+def select_trained(tasks: list[TaskSpec], requested: str | None, checkpoint: dict, path: Path) -> list[TaskSpec]:
+    """Select the tasks that a checkpoint was trained on; a published one does not say and counts for all.
 
-
-def measure(data: EvalSet, detections: Detections, chosen: tuple[str, ...]) -> tuple[dict, Part]:
-    """The chosen metrics as a tree for metrics.json, and their part of the report. Prints the headline numbers."""
-    names, notes = expand_metrics(chosen, sounds=data.task.shows_in == ("audio",))
-    videos, class_names = remove_repeats(data.videos), data.annotations.class_names
-    evaluated = EvaluationInput(detections, videos, class_names, data.task.tious, seen=data.seen)
-    results = compute_metrics(evaluated, names)
-    print("\n".join([headline_table(results), *notes]) + "\n", flush=True)
-    return metrics_to_dict(results), Part.build(data.name, evaluated, results, tuple(notes))
-
-
-def only_trained(tasks: list[TaskSpec], asked: str | None, content: dict, path: Path) -> list[TaskSpec]:
-    """Those of `tasks` that a checkpoint was trained on. Raises CheckpointError if another was asked for, or none is
-    left. (A published checkpoint does not say.)"""
-    trained = content.get("drawn", {task.key for task in tasks})
-    kept = [task for task in tasks if task.key in trained]
-    if not kept or (asked and len(kept) < len(tasks)):
+    Raises:
+        CheckpointError: if another task was requested, or none is left.
+    """
+    trained = checkpoint.get("num_batches_seen", {task.key for task in tasks})
+    selected = [task for task in tasks if task.key in trained]
+    if not selected or (requested and len(selected) < len(tasks)):
         raise CheckpointError(f"{path}: was trained on {', '.join(trained)} alone; evaluate that with --tasks")
-    return kept
+    return selected
+
+
+def build_model(config: Config, data: list[TaskData], checkpoint: dict, path: Path, ctx: DistributedContext) -> UniAV:
+    """Build the network with the EMA weights of a checkpoint and its prompts, in evaluation mode."""
+    model = UniAV.from_config(config)
+    check_same_network(checkpoint, config.model, path)
+    load_weights(model, checkpoint["state_dict_ema"], path)
+    set_prompts(model, config, data)
+    return model.to(ctx.device).eval()
+
+
+def compute_report(eval_set: EvalSet, detections: Detections, metrics: tuple[str, ...]) -> tuple[dict, Part]:
+    """Compute metrics and print their headline numbers; returns metrics.json's tree and the report's part."""
+    names, notes = expand_metrics(metrics, sounds=eval_set.task.shows_in == ("audio",))
+    data = eval_set.data
+    evaluated = EvaluationInput(
+        detections, remove_repeats(eval_set.videos), data.annotations.class_names, eval_set.task.tious, seen=data.seen
+    )
+    results = compute_metrics(evaluated, names)
+    print("\n".join([format_headline_table(results), *notes]) + "\n", flush=True)
+    return metrics_to_dict(results), Part.build(eval_set.name, evaluated, results, tuple(notes))
 
 
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
-    chosen = choose_for_report(args.metrics) if args.metrics is not None else None
+    report_metrics = choose_for_report(args.metrics) if args.metrics is not None else None
     config = load_config(args.config, args.o)
     tasks = config.select_tasks(args.tasks)
     if args.topk is not None:
         topk = [f"{task.key}.test_cfg.max_seg_num={args.topk}" for task in tasks]
-        tasks = load_config(args.config, [*args.o, *topk]).select_tasks(args.tasks)
+        config = load_config(args.config, [*args.o, *topk])
+        tasks = config.select_tasks(args.tasks)
     with init_distributed(args.local_rank, config.run.precision) as ctx:
+        # Checkpoint, data and network are checked before anything is written.
         path = ctx.run_on_first(lambda: find_checkpoint(args.checkpoint))
-        folder = args.output or path.parent
-        content = ctx.run_on_all(lambda: load_checkpoint(path))
-        trained = ctx.run_on_all(lambda: only_trained(tasks, args.tasks, content, path))
+        checkpoint = ctx.run_on_all(lambda: load_checkpoint(path))
+        trained = ctx.run_on_all(lambda: select_trained(tasks, args.tasks, checkpoint, path))
         if ctx.is_first and len(trained) < len(tasks):
-            left = ", ".join(task.key for task in tasks if task not in trained)
-            print(f"left out, since the checkpoint was not trained on it: {left}")
-        model, eval_sets = ctx.run_on_all(lambda: open_all(config, trained, content, path, ctx))
+            left_out = ", ".join(task.key for task in tasks if task not in trained)
+            print(f"left out, since the checkpoint was not trained on it: {left_out}")
+        data = ctx.run_on_all(lambda: [load_task_data(config, task, ("test",)) for task in trained])
+        model = ctx.run_on_all(lambda: build_model(config, data, checkpoint, path, ctx))
+        eval_sets = ctx.run_on_all(lambda: [EvalSet.build(task_data, "test", config, ctx) for task_data in data])
+        folder = args.output or path.parent
         ctx.run_on_first(lambda: make_folder(folder))
+
         metrics, parts = {}, {}
-        for data in eval_sets:
-            detections = run_inference(model, data, ctx, args.print_freq)
+        for eval_set in eval_sets:
+            detections = run_inference(model, eval_set, ctx, args.print_freq)
             if not ctx.is_first:
                 continue
-            results = folder / f"results_{data.task.key}.json"
-            write_results(results, detections, data.annotations.class_names)
-            print(f"{data.name}: {len(detections.scores)} detections in {len(data.videos)} videos -> {results}")
-            if not args.saveonly:
-                scores = score(detections, data)
-                metrics[data.task.key] = {
-                    "splits": data.splits,
-                    "annotations": str(data.annotations.path),  # what compare.py scores the results with
-                    "videos": len(data.videos),
-                    **score_tree(scores, data.annotations.class_names, data.seen),
-                }
-                print(score_table(f"mAP, {data.name}", score_rows(path.name, scores, data.seen)) + "\n", flush=True)
-                if chosen:
-                    tree, parts[data.task.key] = measure(data, detections, chosen)
-                    metrics[data.task.key]["metrics"] = tree
+            key, task_data = eval_set.task.key, eval_set.data
+            class_names = task_data.annotations.class_names
+            results = folder / f"results_{key}.json"
+            write_results(results, detections, class_names)
+            print(f"{eval_set.name}: {len(detections.scores)} detections in {len(eval_set.videos)} videos -> {results}")
+            if args.saveonly:
+                continue
+            scores = eval_set.score(detections)
+            metrics[key] = {
+                "splits": eval_set.splits,
+                "annotations": str(task_data.annotations.path),  # tools/compare.py scores the results with them
+                "videos": len(eval_set.videos),
+                **scores_to_dict(scores, class_names, task_data.seen),
+            }
+            rows = build_score_rows(path.name, scores, task_data.seen)
+            print(format_score_table(f"mAP, {eval_set.name}", rows) + "\n", flush=True)
+            if report_metrics:
+                metrics[key]["metrics"], parts[key] = compute_report(eval_set, detections, report_metrics)
         if parts:
             write_report(folder, f"{path.parent.name}/{path.name}", parts)
         if metrics:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import h5py
 import numpy as np
@@ -12,13 +13,14 @@ import torch
 
 from benchmarks.case import BenchmarkCase, Measured, Setting, Variant
 from benchmarks.error_measures import relative_error
+from benchmarks.plain.training import PlainTargets, dense_offsets, point_targets
 from libs.core.config import Config, TaskSpec
 from libs.core.types import MODALITIES, Batch, Clip, Targets, Video
+from libs.datasets.annotations import Annotations
 from libs.datasets.clips import ClipDataset
 from libs.datasets.loaders import TrainStream, build_dataset, collate
+from libs.datasets.task_data import TaskData
 from libs.modeling.points import make_points, make_targets
-from tests.oracles import point_targets
-from tests.oracles_network import PlainTargets, dense_offsets
 
 EVENTS = 2.0  # mean number of a video's events beyond the first
 PUBLISHED_TARGETS_MS = 7.2  # a video of AVEL
@@ -32,6 +34,12 @@ class NoClips:
 
     def __len__(self) -> int:
         return self.task.batch_size
+
+
+def task_data_without_clips(task: TaskSpec, seen: list[int] | None = None) -> TaskData:
+    """Stand in for a task's data in a Trainer that is given its batches."""
+    clips = cast(ClipDataset, NoClips(task))
+    return TaskData(task, Annotations(Path(), (), {}), [], seen, clips, clips, clips)
 
 
 def random_batch(config: Config, task: TaskSpec, videos: int, device: torch.device, cropped: bool) -> Batch:

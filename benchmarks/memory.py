@@ -57,7 +57,7 @@ def train(setting: Setting, way: NetworkVariant | None) -> tuple[float, list[flo
     first, *others = setting.config.tasks.values()
     for task, videos in (*((other, 1) for other in others), (first, first.batch_size), (first, first.batch_size)):
         batch = random_batch(setting.config, task, videos, setting.device, cropped=True)
-        losses = training.losses_on(task, batch)
+        losses = training.compute_losses(task, batch)
         training.backward(task, losses)
         training.update()
     return peak_bytes(setting.device) / BYTES_PER_GB, [loss.item() for loss in losses]

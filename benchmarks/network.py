@@ -12,18 +12,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.case import TOLERANCES, BenchmarkCase, NetworkVariant, Setting, Variant
-from benchmarks.data import NoClips, random_batch
+from benchmarks.data import random_batch, task_data_without_clips
 from benchmarks.error_measures import detection_error, relative_error, score_error
+from benchmarks.plain.decoding import plain_decode
+from benchmarks.plain.network import plain_forward
+from benchmarks.plain.training import PlainTraining
 from libs.core.config import Config, TaskSpec
 from libs.core.types import Batch, Detections, Prediction
 from libs.modeling.losses import Losses
-from libs.modeling.postprocess import decode
+from libs.modeling.postprocess import decode_predictions
 from libs.modeling.uniav import UniAV
 from libs.training.distributed import DistributedContext
 from libs.training.optimizer import set_lr
 from libs.training.trainer import Trainer
-from tests.oracles import plain_decode
-from tests.oracles_network import PlainTraining, plain_forward
 
 PUBLISHED_TRAIN_S = {"TAL": 6.1, "AVEL": 4.2, "SED": 1.05}  # forward and backward, 16 clips, on two cores
 PUBLISHED_INFER_S = {"TAL": 1.60, "AVEL": 1.50, "SED": 0.34}
@@ -65,10 +66,9 @@ def in_way(config: Config, way: NetworkVariant) -> Config:
 
 def make_trainer(setting: Setting, way: NetworkVariant) -> Trainer:
     config = in_way(deterministic(setting.config), way)
-    tasks = list(config.tasks.values())
     ctx = DistributedContext(0, 1, setting.device, way.precision)
     model = make_model(config, setting.device).train()
-    trainer = Trainer(config, tasks, model, [NoClips(task) for task in tasks], ctx)
+    trainer = Trainer(config, model, [task_data_without_clips(task) for task in config.tasks.values()], ctx)
     set_lr(trainer.optimizer, lambda base: LR_FACTOR * base)
     return trainer
 
@@ -86,7 +86,7 @@ def train_case(setting: Setting, task: TaskSpec) -> BenchmarkCase:
 
     def gradients(training: Trainer | PlainTraining) -> tuple[Losses, list[Tensor]]:
         training.model.zero_grad(set_to_none=True)
-        losses = training.losses_on(task, batch)
+        losses = training.compute_losses(task, batch)
         losses.total.backward()
         return losses, [p.grad for p in training.model.parameters() if p.grad is not None]
 
@@ -116,7 +116,7 @@ def step_case(setting: Setting, task: TaskSpec) -> BenchmarkCase:
     batch = random_batch(setting.config, task, task.batch_size, setting.device, cropped=True)
 
     def step(training: Trainer | PlainTraining):
-        losses = training.losses_on(task, batch)
+        losses = training.compute_losses(task, batch)
         training.backward(task, losses)
         return losses, training.update(), training.model
 
@@ -150,7 +150,7 @@ def predict(model: UniAV, ctx: DistributedContext, batch: Batch, task: TaskSpec)
 
 
 def run_inference(model: UniAV, ctx: DistributedContext, batch: Batch, task: TaskSpec) -> Detections:
-    return decode(predict(model, ctx, batch, task), batch.clips, task)
+    return decode_predictions(predict(model, ctx, batch, task), batch.clips, task)
 
 
 @torch.no_grad()
@@ -201,7 +201,7 @@ def decode_case(setting: Setting, task: TaskSpec) -> BenchmarkCase:
         [
             Variant(
                 "float32",
-                partial(decode, prediction, batch.clips, task),
+                partial(decode_predictions, prediction, batch.clips, task),
                 detection_error,
                 DETECTION_TOLERANCES["float32"],
             )

@@ -19,9 +19,9 @@ from libs.training.checkpoint import load_fitting
 from libs.training.distributed import DistributedContext
 from libs.training.summary import summarize
 from libs.training.trainer import Trainer
+from tests.benchmarks.test_plain import with_events
 from tests.conftest import ROOT, tiny_tree, write_yaml
 from tests.test_modeling import make_batch, make_model, valid
-from tests.test_oracles import with_events
 from tests.test_training import assert_same_weights
 
 TASKS = ("TASK1", "TASK2", "TASK3")

@@ -71,6 +71,6 @@ def from_published(state: dict[str, Tensor], ours: dict[str, Tensor], path: str)
     return fitted
 
 
-def from_earlier_versions(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename what earlier versions of this project called otherwise: learned prompts."""
+def rename_earlier_parameters(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give parameters of this project's earlier versions their present names."""
     return {re.sub(r"^learned_prompts\.(\w+)$", r"prompts.\1.learned", name): x for name, x in state.items()}

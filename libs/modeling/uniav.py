@@ -31,7 +31,8 @@ class UniAV(nn.Module):
         self.config = config
         self.tasks = {task.key: task for task in tasks}
         self.backbone, self.cls_head, self.reg_head = backbone, classifier, regressor
-        self.prompts = PerTask({task.key: build_prompt_module(config, task) for task in tasks} if self.uses_prompts else {})
+        with_prompts = tasks if self.uses_prompts else []
+        self.prompts = PerTask({task.key: build_prompt_module(config, task) for task in with_prompts})
         self.points = PointGenerator(config)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""One process or many: plain python, torchrun and torch.distributed.launch alike, NCCL on GPUs, gloo on CPUs."""
+"""One process or many, started by python, torchrun or torch.distributed.launch: NCCL on GPUs, gloo on CPUs."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ class DistributedContext:
         return self.rank == 0
 
     def autocast(self) -> torch.autocast:
-        """Return the context in which the network runs; it computes matrix products in bf16 if run.precision says so."""
+        """Return the context in which the network runs, with bf16 matrix products if run.precision says so."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def run_on_all(self, function: Callable[[], T]) -> T:
@@ -70,33 +70,37 @@ class DistributedContext:
 
 @contextmanager
 def explain_memory_errors() -> Iterator[None]:
-    """Make what PyTorch raises where memory runs out a ConfigError that names the remedies."""
+    """Turn the errors of PyTorch that mean "out of memory" into a ConfigError that says what to do."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        said = "".join(f" ({line})" for line in str(error).splitlines()[:1])
+        detail = "".join(f" ({line})" for line in str(error).splitlines()[:1])
         raise ConfigError(
-            f"memory ran out{said}; lower the tasks' batch_size (in evaluation "
+            f"memory ran out{detail}; lower the tasks' batch_size (in evaluation "
             "loader.eval_batch_size), set run.precision=bf16 or run.checkpointing=true"
         ) from None
 
 
 def has_bf16() -> bool:
-    """Whether this CPU has instructions for bf16 products; without, they work, but take very long."""
+    """Return whether this CPU has bf16 instructions; without them bf16 works, but very slowly."""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @contextmanager
 def init_distributed(local_rank: int | None, precision: str) -> Iterator[DistributedContext]:
-    """Join the process group that a launcher described in the environment, if one did; leave it afterwards.
+    """Join the process group that a launcher described in the environment, if any, and leave it at the end.
 
-    `local_rank`: what --local_rank said; LOCAL_RANK is used without it. Raises ConfigError where ranks outnumber GPUs,
-    and in the place of PyTorch's error where memory runs out.
+    Args:
+        local_rank: of --local_rank; None: of the variable LOCAL_RANK.
+        precision: run.precision.
+
+    Raises:
+        ConfigError: if there are more ranks than GPUs, or when memory runs out.
     """
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # PyTorch's default lets convolutions round to it
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # PyTorch's default allows tf32 in convolutions
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
     device = torch.device("cpu")

@@ -1,9 +1,7 @@
-"""What a run leaves to read, metrics.jsonl and TensorBoard, and the means and rates in it."""
+"""The log of a run (metrics.jsonl and TensorBoard), and the means and rates in it."""
 
 import json
 import math
-from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,53 +14,52 @@ from libs.training.distributed import DistributedContext
 
 
 class Throughput(NamedTuple):
-    """How far an epoch has come at a time, and how much of it was spent waiting for data."""
+    """A time within an epoch: the videos trained so far, and the seconds spent waiting for data."""
 
     videos: int
-    at_s: float
+    time_s: float
     waited_s: float
 
     def since(self, earlier: "Throughput") -> tuple[float, float]:
-        """Videos/s, and the share of waiting."""
-        elapsed_s = self.at_s - earlier.at_s
+        """Return videos/s and the share of the time spent waiting for data since an earlier time."""
+        elapsed_s = self.time_s - earlier.time_s
         return (self.videos - earlier.videos) / elapsed_s, (self.waited_s - earlier.waited_s) / elapsed_s
 
 
-@dataclass
 class LossMeter:
-    """Sums of a task's losses since they were last read, and of the total ones that were read before."""
+    """Mean losses of a task between two log lines, and of the total loss in the epoch."""
 
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    count: int = 0
-    read_total: float = 0.0
-    read_steps: int = 0
+    def __init__(self):
+        self.sums: dict[str, torch.Tensor] = {}
+        self.count = 0
+        self.read_total, self.read_steps = 0.0, 0
 
     def add(self, losses: Losses, grad_norm: torch.Tensor) -> None:
+        """Add a step's losses and gradient norm, without waiting for a GPU."""
         self.count += 1
         for name, value in (*losses._asdict().items(), ("grad_norm", grad_norm)):
-            self.sums[name] += value.detach()
+            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach()
 
     def read(self, ctx: DistributedContext) -> dict[str, float]:
-        """Means, over ranks too; starts again."""
+        """Return the means over the steps since the last call and over ranks."""
         means = ctx.mean(torch.stack(list(self.sums.values())).float() / self.count)
         result = dict(zip(self.sums, means.tolist(), strict=True))
         self.read_total += result["total"] * self.count
         self.read_steps += self.count
-        self.sums.clear()
-        self.count = 0
+        self.sums, self.count = {}, 0
         return result
 
     @property
     def mean_total(self) -> float:
-        """Of all that was read."""
+        """The mean total loss over all steps that were read."""
         return self.read_total / self.read_steps
 
 
 class RunLog:
-    """Rank 0's log of a run. Other ranks make one with folder None; it then does nothing."""
+    """Rank 0's log of a run. On other ranks `folder` is None and nothing is written."""
 
     def __init__(self, folder: Path | None, step: int = 0):
-        """A run resumed at `step` leaves out what an interrupted one had logged beyond it."""
+        """Open the log; a run resumed at `step` drops what was logged after that step."""
         self.path = folder and folder / "metrics.jsonl"
         self.writer = folder and SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
         if self.path and self.path.exists():
@@ -71,8 +68,8 @@ class RunLog:
                 temporary.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
     def write(self, step: int, kind: str, **values) -> None:
-        """A line {"step", "kind", …}, kind "train" or "eval"; numbers also go to TensorBoard under kind/task/…"""
-        if self.path is None:
+        """Write a line {"step", "kind", …} of kind "train" or "eval"; numbers also go to TensorBoard."""
+        if self.path is None or self.writer is None:
             return
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
@@ -87,7 +84,7 @@ class RunLog:
 
 
 def _step_of(line: str) -> float:
-    """Infinity for a line that an interrupted run left half-written."""
+    """Return a line's step; infinity for a line that an interrupted run left half-written."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

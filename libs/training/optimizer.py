@@ -1,4 +1,4 @@
-"""AdamW's parameter groups and the learning-rate schedule, a pure function of the step (method.md §6)."""
+"""AdamW's parameter groups and the learning-rate schedule (method.md §6)."""
 
 import math
 from collections.abc import Callable
@@ -15,20 +15,21 @@ COSINE_END_LR = 1e-8
 
 
 def build_optimizer(model: UniAV, config: OptimizerConfig, base_lr: float) -> torch.optim.AdamW:
-    """Weights of linear and convolution layers decay; biases, norms and scales don't; the prompt projection has its
-    own learning rate. Each group carries its `base_lr`."""
+    """Build AdamW with weight decay on weights of linear and convolution layers only.
+
+    The prompt projection has its own learning rate; each group stores its `base_lr`.
+    """
     prompt_proj = [m for name, m in model.cls_head.named_children() if name == "prompt_proj"]
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    own_lr = {id(p) for layer in prompt_proj for p in layer.parameters()}
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    with_own_lr = {id(p) for layer in prompt_proj for p in layer.parameters()}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             decay = config.weight_decay if isinstance(module, DECAYED) and name == "weight" else 0.0
-            special = id(parameter) in own_lr
-            groups.setdefault((special, decay), []).append(parameter)
+            groups.setdefault((id(parameter) in with_own_lr, decay), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": params, "weight_decay": decay, "base_lr": config.clip_proj_lr if special else base_lr}
-            for (special, decay), params in groups.items()
+            {"params": params, "weight_decay": decay, "base_lr": config.clip_proj_lr if own_lr else base_lr}
+            for (own_lr, decay), params in groups.items()
         ],
         lr=base_lr,
         betas=(0.9, 0.999),
@@ -38,9 +39,9 @@ def build_optimizer(model: UniAV, config: OptimizerConfig, base_lr: float) -> to
 
 
 def lr_factor(config: OptimizerConfig, step: int, steps_per_epoch: int) -> Callable[[float], float]:
-    """The schedule at a step (from 0) as a function from a group's base lr to its lr.
+    """Return the function from a group's base lr to its lr at a step (from 0).
 
-    The first step of a run has lr 0; the last of the warm-up and the first after it both have the base lr.
+    The first step of a run has lr 0; the last step of the warm-up and the first after it both have the base lr.
     """
     warmup, after = config.warmup_epochs * steps_per_epoch, step - config.warmup_epochs * steps_per_epoch
     if step < warmup:

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes."""
+"""Profile training steps."""
 
 from pathlib import Path
 
@@ -12,13 +12,16 @@ WARMUP_STEPS, PROFILED_STEPS, SHOWN_OPERATORS = 2, 3, 10
 
 
 def profile_steps(trainer: Trainer, folder: Path) -> str:
-    """Train a few steps under PyTorch's profiler; write folder/trace.json (for chrome://tracing or Perfetto) and return
-    a table of the dearest operators. The trainer is of no further use."""
+    """Train a few steps under PyTorch's profiler and write folder/trace.json (for chrome://tracing or Perfetto).
+
+    Returns:
+        a table of the ten most expensive operators. The trainer must not be used afterwards.
+    """
     make_folder(folder)
     on_gpu = trainer.ctx.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     trainer.model.train()
-    meters = trainer.make_meters()
+    meters = trainer.build_meters()
     for _ in range(WARMUP_STEPS):
         trainer.train_step(meters)
     with torch.profiler.profile(activities=activities) as profile:

@@ -1,4 +1,4 @@
-"""Stop-and-go: pause a task that no longer gets better, resume it when it gets worse (method.md §6)."""
+"""Stop-and-go: pause a task that stopped improving, resume it when it gets worse (method.md §6)."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ from libs.core.config import StopAndGoConfig
 
 @dataclass
 class StopAndGo:
-    """The state of one task; `update` after each evaluation, `paused` in between."""
+    """The state of one task; call `update` after each evaluation."""
 
     config: StopAndGoConfig
     best: float = -math.inf
@@ -17,7 +17,7 @@ class StopAndGo:
     paused: bool = False
 
     def update(self, score: float) -> bool:
-        """Take the score of an evaluation in; returns whether the task is paused from now on."""
+        """Update the state with an evaluation's score; returns whether the task is paused from now on."""
         config = self.config
         if score > self.best * (1 + config.threshold):
             self.best, self.num_bad_evaluations = score, 0
@@ -33,7 +33,7 @@ class StopAndGo:
         return self.paused
 
     def trains_at(self, step: int) -> bool:
-        """Whether the task trains at a global step (from 0)."""
+        """Return whether the task trains at a global step (from 0)."""
         return not (self.config.enabled and self.paused) or step % self.config.train_iter_gap == 0
 
     def state_dict(self) -> dict:
