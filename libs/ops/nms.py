@@ -1,7 +1,7 @@
 """1-D non-maximum suppression as the torch operator `uniav::nms_1d`, and segment voting.
 
-The operator runs in C++ and CUDA where setup.py could build the extensions. Where not, it runs in PyTorch on the CPU,
-and candidates on a GPU are copied there; a warning says so once.
+The operator runs in C++ and CUDA if setup.py could build the extensions. Otherwise it runs in PyTorch on the CPU, and
+candidates on a GPU are copied there, with one warning.
 """
 
 import functools
@@ -19,7 +19,14 @@ NMS_METHODS = ("soft", "soft_linear", "hard")
 
 
 def pairwise_iou(a: torch.Tensor, b: torch.Tensor, area_eps: float = 0.0) -> torch.Tensor:
-    """IoU of segments a (N, 2) with b (M, 2) -> (N, M). `area_eps` is added to each length, as NMS does (1e-6)."""
+    """Compute the IoU of segments a (N, 2) with b (M, 2).
+
+    Args:
+        area_eps: added to each length; NMS uses 1e-6.
+
+    Returns:
+        (N, M) IoU.
+    """
     inter = torch.minimum(a[:, None, 1], b[:, 1]) - torch.maximum(a[:, None, 0], b[:, 0])
     inter = inter.clamp(min=0)
     areas_a, areas_b = (x[:, 1] - x[:, 0] + area_eps for x in (a, b))
@@ -27,54 +34,58 @@ def pairwise_iou(a: torch.Tensor, b: torch.Tensor, area_eps: float = 0.0) -> tor
 
 
 def nms_1d_torch(segments, scores, groups, splits, method, iou_threshold, sigma, min_score, max_seg_num):
-    """The operator in plain PyTorch; same contract as `nms_1d`."""
-    if method not in NMS_METHODS:
-        raise ValueError(f"NMS method must be soft, soft_linear or hard, got {method}")
-    n, videos = scores.numel(), splits.numel() - 1
-    if scores.dim() != 1 or segments.shape != (n, 2) or groups.shape != scores.shape:
-        raise ValueError("expected segments (N, 2), scores (N,) and groups (N,)")
-    if not segments.dtype == scores.dtype == torch.float32:
-        raise ValueError("expected segments and scores of float32")
-    if not groups.dtype == splits.dtype == torch.int64:
-        raise ValueError("expected groups and splits of int64")
-    if not (torch.isfinite(scores).all() and torch.isfinite(segments).all()):
-        raise ValueError("a segment or score is NaN or infinite")
-    if max_seg_num < 0:
-        raise ValueError(f"expected max_seg_num >= 0, got {max_seg_num}")
-    if not float(np.float32(sigma)) > 0:
-        raise ValueError(f"expected sigma > 0, got {sigma}")
+    """Run the operator in plain PyTorch, with the contract of `nms_1d`."""
+    _validate(segments, scores, groups, splits, method, sigma, max_seg_num)
     cuts = splits.tolist()
-    if splits.dim() != 1 or videos < 0 or cuts != sorted(cuts) or not 0 <= cuts[0] <= cuts[-1] <= n:
-        raise ValueError("expected splits that rise between 0 and N")
-    rows = groups.new_zeros((videos, max_seg_num))
-    kept = scores.new_zeros((videos, max_seg_num))
-    counts = groups.new_zeros(videos)
-    gone = -torch.inf
+    rows = groups.new_zeros((len(cuts) - 1, max_seg_num))
+    kept = scores.new_zeros((len(cuts) - 1, max_seg_num))
+    counts = groups.new_zeros(len(cuts) - 1)
+    removed = -torch.inf
     for v, (first, last) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
         own_segments, own_groups, current = segments[first:last], groups[first:last], scores[first:last].clone()
         if method == "hard":
-            current[current <= min_score] = gone
+            current[current <= min_score] = removed
         for pick in range(max_seg_num if last > first else 0):
             best = int(current.argmax())
-            if current[best] == gone:
+            if current[best] == removed:
                 break
             rows[v, pick], kept[v, pick], counts[v] = first + best, current[best], pick + 1
-            current[best] = gone
+            current[best] = removed
             rivals = (own_groups == own_groups[best]).nonzero()[:, 0]
             iou = pairwise_iou(own_segments[best : best + 1], own_segments[rivals], 1e-6)[0]
             if method == "hard":
-                current[rivals[iou >= iou_threshold]] = gone
+                current[rivals[iou >= iou_threshold]] = removed
                 continue
             weight = torch.exp(-iou * iou / sigma) if method == "soft" else (1 - iou).where(iou >= iou_threshold, 1)
             decayed = current[rivals] * weight
-            current[rivals] = decayed.where(decayed >= min_score, gone)
+            current[rivals] = decayed.where(decayed >= min_score, removed)
     return rows, kept, counts
 
 
-def _built(name: str) -> str | None:
-    """Load an extension that setup.py built; what is the matter if that is impossible, else None."""
+def _validate(segments, scores, groups, splits, method, sigma, max_seg_num) -> None:
+    """Check the arguments as csrc/nms_call.h does, with its messages."""
+    n, cuts = scores.numel(), splits.flatten().tolist()
+    is_finite = torch.isfinite(scores).all() and torch.isfinite(segments).all()
+    is_rising = splits.dim() == 1 and len(cuts) > 0 and cuts == sorted(cuts) and 0 <= cuts[0] <= cuts[-1] <= n
+    is_shaped = scores.dim() == 1 and segments.shape == (n, 2) and groups.shape == scores.shape
+    for is_valid, message in (
+        (method in NMS_METHODS, f"NMS method must be soft, soft_linear or hard, got {method}"),
+        (is_shaped, "expected segments (N, 2), scores (N,) and groups (N,)"),
+        (segments.dtype == scores.dtype == torch.float32, "expected segments and scores of float32"),
+        (groups.dtype == splits.dtype == torch.int64, "expected groups and splits of int64"),
+        (is_finite, "a segment or score is NaN or infinite"),
+        (max_seg_num >= 0, f"expected max_seg_num >= 0, got {max_seg_num}"),
+        (np.float32(sigma) > 0, f"expected sigma > 0, got {sigma}"),
+        (is_rising, "expected splits that rise between 0 and N"),
+    ):
+        if not is_valid:
+            raise ValueError(message)
+
+
+def _load_extension(name: str) -> str | None:
+    """Load an extension that setup.py built. Returns the reason if that is not possible."""
     folder, reason = Path(__file__).parent, "it is not built"
-    note = folder / f"{name}.txt"  # of setup.py
+    note = folder / f"{name}.txt"  # written by setup.py
     if note.exists():
         reason = f"it could not be built ({note.read_text(encoding='utf-8')})"
     for path in [*sorted(folder.glob(f"{name}*.so")), *sorted(folder.glob(f"{name}*.pyd"))]:
@@ -95,7 +106,7 @@ def _warn(slow: str, extension: str, reason: str) -> None:
 
 
 def _load_operator() -> torch.library.Library:
-    """Declare uniav::nms_1d and give it its kernels: the built extensions, or what does without them."""
+    """Declare uniav::nms_1d and register its kernels: the built extensions, or their replacements."""
     library = torch.library.Library("uniav", "DEF")
     library.define(SCHEMA)
 
@@ -104,25 +115,25 @@ def _load_operator() -> torch.library.Library:
         shape = (splits.shape[0] - 1, max_seg_num)
         return groups.new_empty(shape), scores.new_empty(shape), groups.new_empty(shape[0])
 
-    if reason := _built("_nms_cpu"):
+    if reason := _load_extension("_nms_cpu"):
         _warn("runs in slow pure PyTorch", "C++", reason)
         library.impl("nms_1d", nms_1d_torch, "CPU")
-    if torch.version.cuda and (no_cuda := _built("_nms_cuda")):
+    if torch.version.cuda and (cuda_reason := _load_extension("_nms_cuda")):
 
         @functools.cache
         def warn_once() -> None:
-            _warn("copies its candidates to the CPU", "CUDA", no_cuda)
+            _warn("copies its candidates to the CPU", "CUDA", cuda_reason)
 
-        def through_the_cpu(segments, scores, groups, splits, *options):
+        def run_on_cpu(segments, scores, groups, splits, *options):
             warn_once()
-            given = (x.cpu() for x in (segments, scores, groups, splits))
-            return tuple(x.to(scores.device) for x in torch.ops.uniav.nms_1d(*given, *options))
+            tensors = (x.cpu() for x in (segments, scores, groups, splits))
+            return tuple(x.to(scores.device) for x in torch.ops.uniav.nms_1d(*tensors, *options))
 
-        library.impl("nms_1d", through_the_cpu, "CUDA")
+        library.impl("nms_1d", run_on_cpu, "CUDA")
     return library
 
 
-_LIBRARY = _load_operator()  # torch.library wants the operator declared for as long as the process lives
+_LIBRARY = _load_operator()  # an operator is declared as long as its library object lives
 
 
 def nms_1d(
@@ -138,15 +149,19 @@ def nms_1d(
     min_score: float = 0.001,
     max_seg_num: int = 100,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """NMS of the segments of several videos, each by itself (method.md §7).
+    """Run NMS on the segments of several videos, each on its own (method.md §7).
 
-    segments (N, 2) and scores (N,) float32, labels (N,) int64; splits (V+1,) int64: video v owns rows
-    splits[v]:splits[v+1]; rows of no video are left out. method "soft" (Gaussian: scores decay by exp(-IoU²/sigma)),
-    "soft_linear" (by 1-IoU from iou_threshold on) or "hard"; multiclass: only segments of one label compete.
+    Args:
+        segments, scores, labels: (N, 2) float32, (N,) float32 and (N,) int64.
+        splits: (V+1,) int64; video v has rows splits[v]:splits[v+1].
+        method: "soft" (scores decay by exp(-IoU²/sigma)), "soft_linear" (by 1-IoU from iou_threshold on) or "hard".
+        multiclass: only segments of the same label compete.
 
-    Returns rows (V, max_seg_num) int64, the picked rows, best first; their decayed scores (V, max_seg_num); and
-    counts (V,): how many of a row's entries are picks, the rest being zeros. All on the segments' device, which is
-    waited for once. Raises ValueError on what is not finite, and on shapes, types and options that do not fit.
+    Returns:
+        (V, max_seg_num) rows picked, best first; their scores; and (V,) numbers of picks, with zeros after them.
+
+    Raises:
+        ValueError: on values that are not finite, and on wrong shapes, types and options.
     """
     groups = labels if multiclass else torch.zeros_like(labels)
     options = (method, iou_threshold, sigma, min_score, max_seg_num)
@@ -156,11 +171,15 @@ def nms_1d(
 def vote_segments(
     kept: torch.Tensor, segments: torch.Tensor, scores: torch.Tensor, splits: torch.Tensor, voting_thresh: float
 ) -> torch.Tensor:
-    """Segment voting: each kept segment becomes the score-weighted mean of all segments of its video that overlap it by
-    an IoU of at least voting_thresh.
+    """Replace each kept segment by the score-weighted mean of the segments that overlap it (segment voting).
 
-    kept (V, K, 2); segments (N, 2), scores (N,) before any decay and splits (V+1,) as given to NMS. Returns (V, K, 2),
-    NaN where no segment votes.
+    Args:
+        kept: (V, K, 2) segments that NMS kept.
+        segments, scores, splits: (N, 2), (N,) before any decay and (V+1,), as given to NMS.
+        voting_thresh: IoU from which a segment of the same video votes.
+
+    Returns:
+        (V, K, 2) segments, NaN where no segment votes.
     """
     voted = []
     cuts = splits.tolist()
