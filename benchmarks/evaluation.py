@@ -6,15 +6,15 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+from libs.evaluation.metrics.bootstrap import resample_weights
 
 from benchmarks.case import BenchmarkCase, Measured, Setting, Variant
+from benchmarks.plain.average_precision import average_precision
 from libs.core.config import parse_tious
 from libs.core.types import Detections, Video
 from libs.evaluation.metrics.average_precision import DetectionScores, score_detections
-from libs.evaluation.metrics.bootstrap import resample_weights
 from libs.evaluation.metrics.compute import EvaluationInput, MetricSettings, compute_metrics
 from libs.evaluation.metrics.selection import expand_metrics
-from tests.oracles import average_precision
 
 PUBLISHED_S = 25.5  # with two processes
 TIOUS = parse_tious("0.5:0.95:0.05")

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from benchmarks.case import BenchmarkCase, Setting, Variant
 from benchmarks.error_measures import nms_error
+from benchmarks.plain.decoding import plain_nms as soft_nms_torch
 from libs.ops.nms import nms_1d
-from tests.oracles import soft_nms_torch
 
 PUBLISHED_ONE_VIDEO_MS = 13.3
 GRID = 256.0  # windows

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
+from benchmarks.plain.training import dense_offsets
 from libs.core.config import Config
 from libs.core.configfile import from_tree
 from libs.core.types import MODALITIES, Batch, Clip
@@ -32,7 +33,6 @@ from libs.ops.nms import nms_1d, vote_segments
 from libs.training.ema import EMA
 from libs.training.optimizer import build_optimizer, lr_factor, set_lr
 from libs.training.stop_and_go import StopAndGo
-from tests.oracles_network import dense_offsets
 
 FORWARD_TOLERANCE, NMS_TOLERANCE, CURVE_TOLERANCE, SCHEDULE_TOLERANCE = 1e-4, 1e-5, 1e-4, 1e-12
 

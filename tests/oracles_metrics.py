@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.plain.average_precision import precision_recall_area, temporal_iou
 from libs.core.types import Detections, Video
-from tests.oracles import precision_recall_area, temporal_iou
 
 
 def rows_of(detections: Detections) -> list[tuple]:

@@ -4,11 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.plain.average_precision import average_precision
 from libs.core.types import Detections, Video
 from libs.evaluation.baselines import generate_random_detections
 from libs.evaluation.metrics import average_precision as detection
 from libs.evaluation.metrics.average_precision import score_detections
-from tests import oracles
 from tests.conftest import NEEDS_SHARED, SHARED
 
 TIOUS = (0.3, 0.5, 0.7)
@@ -48,7 +48,7 @@ def test_like_a_row_at_a_time(seed, keep):
             for i in np.flatnonzero(found.labels == label)
         ]
         gt = [(v.video_id, *s) for v in truth for s, x in zip(v.segments, v.labels, strict=True) if x == label]
-        expected[label] = oracles.average_precision(rows, gt, TIOUS)
+        expected[label] = average_precision(rows, gt, TIOUS)
     assert scores.labels.tolist() == list(expected)
     np.testing.assert_allclose(scores.ap, list(expected.values()), atol=1e-12)
     assert scores.average == pytest.approx(np.mean(list(expected.values())))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.plain.training import dense_offsets, point_targets
 from libs.core.configfile import from_tree
 from libs.core.errors import CheckpointError, DataError
 from libs.core.types import Batch, Clip, Prediction, Video
@@ -20,7 +21,6 @@ from libs.training.compiling import compile_network
 from libs.training.distributed import DistributedContext
 from tests import oracles
 from tests.conftest import tiny_tree
-from tests.oracles_network import dense_offsets
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_targets_like_loops(config, class_aware, seed):
     dense = dense_offsets(targets, 3 if class_aware else 1)
     for row, n in enumerate((6, 2, 0)):
         given = (points.tolist(), segments[row, :n].tolist(), labels[row, :n].tolist())
-        classes, offsets = oracles.point_targets(*given, 3, class_aware)
+        classes, offsets = point_targets(*given, 3, class_aware)
         np.testing.assert_array_equal(targets.classes[row], classes)
         np.testing.assert_allclose(dense[row], offsets, rtol=1e-6)
 

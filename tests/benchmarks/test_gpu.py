@@ -1,0 +1,95 @@
+"""What only a CUDA GPU can show; skipped, and said so, without one. (NMS on the GPU: test_nms.py.)"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.__main__ import CONFIG
+from benchmarks.case import NetworkVariant, Setting
+from benchmarks.memory import in_child
+from libs.core.configfile import load_config
+from libs.datasets.task_data import load_task_data
+from libs.modeling.uniav import UniAV
+from libs.training.distributed import init_distributed
+from libs.training.trainer import Trainer
+from tests.test_training import losses_of
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+SMALL = ["model.backbone_arch=[1,1,1]", "model.regression_range=[[0,4],[4,10000]]"]  # soon compiled
+STEADY = [*SMALL, "model.drop_path=0", "stop_and_go.enabled=false"]  # nothing random on the device
+
+
+def make_trainer(config, ranks) -> Trainer:
+    torch.manual_seed(0)
+    model = UniAV.from_config(config)
+    for task in config.tasks.values():
+        model.set_prompts(task.key, torch.randn(task.dataset.num_classes, config.model.text_dim))
+    data = [load_task_data(config, task, ("train",)) for task in config.tasks.values()]
+    return Trainer(config, model.to(ranks.device), data, ranks)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("mode", ["none", "cuda_graphs"])
+def test_a_training_step_never_waits_for_the_gpu(tiny, precision, mode):
+    """Waiting is an error here; reading the losses afterwards is allowed to."""
+    config = load_config(tiny / "tiny.yaml", [*SMALL, f"run.precision={precision}", f"run.compile={mode}"])
+    with init_distributed(None, precision) as ranks:
+        trainer = make_trainer(config, ranks)
+        trainer.model.train()
+        meters = trainer.build_meters()
+        for _ in range(5):  # compiling and recording wait
+            trainer.train_step(meters)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            trainer.train_step(meters)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        trainer.check_finite()
+
+
+def test_the_gpu_trains_as_the_cpu_does(tiny, run_script, monkeypatch):
+    """Losses and gradient norms of every step, plain, compiled, and from CUDA graphs."""
+    curves = {}
+    for name in ("cpu", "none", "inductor", "cuda_graphs"):
+        with monkeypatch.context() as patch:
+            options = [*STEADY, f"run.compile={'none' if name == 'cpu' else name}"]
+            if name == "cpu":
+                patch.setattr(torch.cuda, "is_available", lambda: False)
+            status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", name, "-o", *options)
+            assert status == 0, err
+        curves[name] = losses_of(tiny / f"ckpt/tiny_{name}")
+    for name, curve in curves.items():
+        np.testing.assert_allclose(curve, curves["cpu"], rtol=2e-3, err_msg=name)
+
+
+def test_the_gpu_evaluates_as_the_cpu_does(tiny, run_script, monkeypatch):
+    assert run_script("train.py", tiny / "tiny.yaml", "--output", "run")[0] == 0
+    found = {}
+    for name in ("gpu", "cpu"):
+        if name == "cpu":
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        status, _, err = run_script("eval.py", tiny / "tiny.yaml", tiny / "ckpt/tiny_run", "--output", tiny / name)
+        assert status == 0, err
+        found[name] = json.loads((tiny / name / "metrics.json").read_text())
+    for key in ("TASK1", "TASK2", "TASK3"):
+        assert found["gpu"][key]["average_mAP"] == pytest.approx(found["cpu"][key]["average_mAP"], abs=1e-3)
+
+
+def test_without_enough_memory_one_line(tiny, run_script):
+    free, _ = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(1e-6 + 2**21 / free)
+    try:
+        status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", "small", "-o", "model.embd_dim=1024")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert status == 2
+    for remedy in ("batch_size", "run.precision=bf16", "run.checkpointing=true"):
+        assert remedy in err
+
+
+def test_memory_at_the_published_setting():
+    """At most 8 GB for steps of every task at full size in float32, optimizer and EMA included."""
+    setting = Setting(load_config(CONFIG), torch.device("cuda"))
+    assert in_child(setting, NetworkVariant("float32")).value <= 8
