@@ -1,4 +1,4 @@
-"""The one clip dataset of all tasks: features and segments of a video, resized and cropped (method.md §3)."""
+"""Clips: features and segments of a video as network input, resized and cropped (method.md §3)."""
 
 import warnings
 from dataclasses import replace
@@ -13,7 +13,7 @@ from libs.core.config import DatasetConfig, TaskSpec
 from libs.core.errors import DataError
 from libs.core.types import Clip, Video
 from libs.features.sources import FeatureSource
-from libs.features.windows import grid
+from libs.features.windows import feature_fps, grid
 
 CROP_TRIES = 200
 
@@ -21,14 +21,14 @@ Item = tuple[Clip, Tensor, Tensor]  # clip, visual (T, Dv), audio (T, Da)
 
 
 class ClipDataset(Dataset):
-    """Videos of one task as network inputs.
+    """The videos of one task as network inputs.
 
-    Evaluation takes item i as dataset[i]. Training takes dataset[(cycle, i)]: the crop is random, but a function of
-    (seed, cycle, i) alone, so it depends neither on loader processes nor on ranks, and a resumed run repeats it.
+    dataset[i] is for evaluation, dataset[(cycle, i)] for training. The random crop is a function of (seed, cycle, i), so
+    it does not depend on loader processes or ranks, and a resumed run repeats it.
     """
 
     def __init__(self, videos: list[Video], source: FeatureSource, task: TaskSpec, seed: int = 0):
-        """Raises DataError if features are missing or do not fit."""
+        """Raises DataError where features are missing or do not fit, or a video's fps is unknown."""
         self.videos = [video.remove_repeats() for video in videos] if task.drop_repeats else list(videos)
         self.source, self.task, self.seed = source, task, seed
         self.lengths = source.lengths(self.videos)  # in windows, before any resizing
@@ -47,10 +47,10 @@ class ClipDataset(Dataset):
         video, config = self.videos[index], self.task.dataset
         features = self.source.load(video)
         visual, audio = torch.from_numpy(features.visual), torch.from_numpy(features.audio)
-        fps = config.default_fps or video.fps
+        fps = feature_fps(video, config)
         stride, frames = grid(config, len(visual))
         if config.force_upsampling:
-            # In training float16 stays float16, half the memory; in evaluation interpolation's digits count.
+            # In training, float16 stays float16, which halves the memory; evaluation keeps the interpolation exact.
             visual, audio = (
                 resize(x, config.max_seq_len).to(torch.float32 if cycle is None else x.dtype) for x in (visual, audio)
             )
@@ -70,28 +70,29 @@ class ClipDataset(Dataset):
 
 
 def resize(features: Tensor, length: int) -> Tensor:
-    """Linear interpolation over time, align_corners false. (T, D) -> (length, D), float32."""
-    if features.shape[1] == 0:  # a modality that the network is not built for
+    """Interpolate features linearly over time, align_corners false: (T, D) -> (length, D), float32."""
+    if features.shape[1] == 0:  # a modality that the network does not use
         return features.new_zeros(length, 0)
     return F.interpolate(features.float().t()[None], size=length, mode="linear", align_corners=False)[0].t()
 
 
-def _with_segments(clip: Clip, segments: Tensor, kept: Tensor) -> Clip:
+def _keep_segments(clip: Clip, segments: Tensor, kept: Tensor) -> Clip:
     return replace(clip, segments=segments[kept], labels=clip.labels[kept])
 
 
 def drop_truncated(clip: Clip, length: int, trunc_thresh: float) -> Clip:
-    """Drop segments that start beyond the grid's end or of which less than trunc_thresh lies inside; clamp the rest."""
+    """Drop segments that start after the grid's end or have less than trunc_thresh inside it; clamp the others."""
     end = length + 0.5 * clip.num_frames / clip.feat_stride
     clamped = clip.segments.clamp(max=end)
     inside, whole = clamped[:, 1] - clamped[:, 0], clip.segments[:, 1] - clip.segments[:, 0]
-    return _with_segments(clip, clamped, (clip.segments[:, 0] < end) & (inside >= trunc_thresh * whole))
+    return _keep_segments(clip, clamped, (clip.segments[:, 0] < end) & (inside >= trunc_thresh * whole))
 
 
 def crop(item: Item, config: DatasetConfig, rng: np.random.Generator) -> Item:
-    """A random window of a training clip: max_seq_len of what is longer, else a part within crop_ratio.
+    """Crop a training clip to a random window: of max_seq_len, or of a part within crop_ratio if it is shorter.
 
-    Segments are cut to the window and kept if trunc_thresh of them is left; windows are drawn until one is.
+    Segments are cut to the window and kept if trunc_thresh of them is left. Windows are sampled until one keeps a
+    segment.
     """
     clip, visual, audio = item
     length, window = len(visual), config.max_seq_len
@@ -109,11 +110,11 @@ def crop(item: Item, config: DatasetConfig, rng: np.random.Generator) -> Item:
         start = int(rng.integers(length - window + 1))
         cut = clip.segments.clamp(start - margin, start + window + margin)
         left = cut[:, 1] - cut[:, 0]
-        untouched = (cut == clip.segments).all(dim=1)  # of zero length, but inside
-        kept = (left >= config.trunc_thresh * whole) & ((left > 0) | untouched)
+        unchanged = (cut == clip.segments).all(dim=1)  # keeps segments of length zero inside the window
+        kept = (left >= config.trunc_thresh * whole) & ((left > 0) | unchanged)
         if kept.any() or not len(kept):
             rows = slice(start, start + window)
-            return _with_segments(clip, cut - start, kept), visual[rows], audio[rows]
+            return _keep_segments(clip, cut - start, kept), visual[rows], audio[rows]
     warnings.warn(
         f"video {clip.video_id}: no window of {window} of its {length} windows keeps a segment; used uncropped",
         stacklevel=2,

@@ -1,4 +1,4 @@
-"""Batches: the endless training stream, evaluation in batches of one padded length."""
+"""Batches of clips: an endless stream for training, and batches of one padded length for evaluation."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -16,14 +16,19 @@ from libs.features.sources import open_features
 
 
 def build_dataset(videos: list[Video], task: TaskSpec, config: Config) -> ClipDataset:
+    """Build a task's dataset with the features that its configuration names."""
     return ClipDataset(videos, open_features(task, config), task, config.run.seed)
 
 
 def padded_length(length: int, max_seq_len: int, stride: int, tight: bool = False) -> int:
-    """Windows after padding: max_seq_len if shorter, else the next multiple of the coarsest pyramid stride.
+    """Return the number of windows after padding.
 
-    tight: what is shorter is padded only until one padded position follows on every level, which gives the very same
-    result (method.md §4, "A trap").
+    Args:
+        length: T of the clip.
+        max_seq_len: shorter clips are padded to it, longer ones to the next multiple of stride.
+        stride: of the coarsest pyramid level.
+        tight: pad shorter clips only until every level has one padded position, which gives the same result
+            (method.md §4).
     """
     if length >= max_seq_len:
         return math.ceil(length / stride) * stride
@@ -31,13 +36,14 @@ def padded_length(length: int, max_seq_len: int, stride: int, tight: bool = Fals
 
 
 def collate(items: list[Item], max_seq_len: int, stride: int, tight: bool = False) -> Batch:
-    """Pad clips to the longest one's padded length: zeros, masked. Features stay float16 if all of them are."""
+    """Pad clips with masked zeros to one length (padded_length). Features stay float16 if all of them are."""
     clips = tuple(clip for clip, _, _ in items)
     length = max(padded_length(len(visual), max_seq_len, stride, tight) for _, visual, _ in items)
     mask = torch.zeros(len(items), length, dtype=torch.bool)
-    visual, audio = (_zeros_for([item[i] for item in items], length) for i in (1, 2))
-    most = max(1, *(len(clip.labels) for clip in clips))
-    segments, labels = torch.zeros(len(items), most, 2), torch.full((len(items), most), -1)
+    visual = _make_zeros([visual for _, visual, _ in items], length)
+    audio = _make_zeros([audio for _, _, audio in items], length)
+    num_segments = max(1, *(len(clip.labels) for clip in clips))
+    segments, labels = torch.zeros(len(items), num_segments, 2), torch.full((len(items), num_segments), -1)
     for row, (clip, v, a) in enumerate(items):
         mask[row, : len(v)] = True
         visual[row, : len(v)], audio[row, : len(a)] = v, a
@@ -45,21 +51,21 @@ def collate(items: list[Item], max_seq_len: int, stride: int, tight: bool = Fals
     return Batch(visual, audio, mask, segments, labels, clips)
 
 
-def _zeros_for(features: list[torch.Tensor], length: int) -> torch.Tensor:
+def _make_zeros(features: list[torch.Tensor], length: int) -> torch.Tensor:
     dtype = reduce(torch.promote_types, (x.dtype for x in features))
     shape = len(features), length, features[0].shape[1]
     if get_worker_info() is None:
         return torch.zeros(shape, dtype=dtype)
-    # In a loader process: where the training process will read it, which saves a copy. Shared memory begins as zeros.
+    # A loader process allocates in shared memory, which saves a copy to the training process. It starts as zeros.
     storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
     return torch.empty(0, dtype=dtype).set_(storage).view(shape)
 
 
 class TrainBatches:
-    """Endless batches of (cycle, index) keys: a new permutation each cycle, the last, incomplete batch left out.
+    """Endless batches of (cycle, index) keys. Each cycle is a new permutation without its last, incomplete batch.
 
-    Batch n is a function of (seed, n): a resumed stream starts at `first`. Every rank takes its share of the rows of
-    the same whole batch.
+    Batch n is a function of (seed, n), so a resumed stream starts at batch `first`. Each rank takes its share of the
+    same whole batch.
     """
 
     def __init__(self, videos: int, batch_size: int, seed: int, first: int, rank: int, ranks: int):
@@ -78,12 +84,12 @@ class TrainBatches:
 
 
 class TrainStream:
-    """A task's training batches without end, on the device. `num_batches_seen` is its only state."""
+    """The endless training batches of a task, on the device. `num_batches_seen` is its only state."""
 
     def __init__(
         self, dataset: ClipDataset, config: Config, device: torch.device | str = "cpu", rank: int = 0, ranks: int = 1
     ):
-        """Raises ConfigError or DataError when the batch size does not fit the ranks or the number of videos."""
+        """Raises ConfigError or DataError where the batch size does not fit the ranks or the number of videos."""
         task = dataset.task
         if task.batch_size % ranks:
             raise ConfigError(
@@ -99,45 +105,45 @@ class TrainStream:
         self.num_batches_seen = 0  # a resumed run sets it before the first batch
         self._dataset, self._config, self._rank, self._ranks = dataset, config, rank, ranks
         self._device = torch.device(device)
-        self._copies = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self._copy_stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._iterator: Iterator[Batch] | None = None
-        self._ahead: Batch | None = None
+        self._prefetched: Batch | None = None
 
     def next(self) -> Batch:
-        """The next batch (this rank's share). Raises DataError if a feature file turns out to be unusable."""
-        batch = self._fetch() if self._ahead is None else self._ahead
-        self._ahead = None
+        """Return this rank's share of the next batch. Raises DataError where a feature file is damaged."""
+        batch = self._fetch() if self._prefetched is None else self._prefetched
+        self._prefetched = None
         self.num_batches_seen += 1
-        if self._copies:
-            computing = torch.cuda.current_stream(self._device)
-            computing.wait_stream(self._copies)
-            batch.record_stream(computing)
+        if self._copy_stream:
+            current_stream = torch.cuda.current_stream(self._device)
+            current_stream.wait_stream(self._copy_stream)
+            batch.record_stream(current_stream)
         return batch
 
     def fetch_ahead(self) -> None:
-        """On a GPU, begin to copy the next batch there, while it is still busy with this one."""
-        if self._copies:
-            self._ahead = self._fetch()
+        """On a GPU, start to copy the next batch to it while it works on the current one."""
+        if self._copy_stream:
+            self._prefetched = self._fetch()
 
     def _fetch(self) -> Batch:
         if self._iterator is None:
             batch_size, seed = self._dataset.task.batch_size, self._config.run.seed
             batches = TrainBatches(len(self._dataset), batch_size, seed, self.num_batches_seen, self._rank, self._ranks)
-            self._iterator = iter(_loader(self._dataset, self._config, batches, tight=False))
-        with torch.cuda.stream(self._copies):  # no stream, no effect
-            return _unwrapped(self._iterator).to(self._device)
+            self._iterator = iter(_build_loader(self._dataset, self._config, batches, tight=False))
+        with torch.cuda.stream(self._copy_stream):  # no effect on a CPU, where it is None
+            return _next_batch(self._iterator).to(self._device)
 
 
 class EvalBatches:
-    """Evaluation's batches, those of rank `rank` of `ranks`.
+    """The evaluation batches of one rank.
 
-    Only videos of one padded length share a batch, so that what stands beside a video does not change its result.
+    Only videos of one padded length share a batch, so that a video's result does not depend on the others.
     """
 
     def __init__(self, dataset: ClipDataset, config: Config, rank: int = 0, ranks: int = 1):
         self.dataset = dataset
         spec, stride = dataset.task.dataset, config.model.coarsest_stride
-        # The published quirk squeezes the position table into the padded length, so that must be the published one.
+        # The published position encoding depends on the padded length, so that must be the published one as well.
         tight = not config.model.official_pos_embd
         groups: dict[int, list[int]] = {}
         for index, length in enumerate(dataset.lengths):
@@ -146,7 +152,7 @@ class EvalBatches:
         size = config.loader.eval_batch_size
         batches = [group[i : i + size] for _, group in sorted(groups.items()) for i in range(0, len(group), size)]
         self._batches = batches[rank::ranks]
-        self._loader = _loader(dataset, config, self._batches, tight)
+        self._loader = _build_loader(dataset, config, self._batches, tight)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -154,10 +160,10 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         iterator = iter(self._loader)
         for _ in range(len(self)):
-            yield _unwrapped(iterator)
+            yield _next_batch(iterator)
 
 
-def _loader(dataset: ClipDataset, config: Config, batches: Iterable[list], tight: bool) -> DataLoader:
+def _build_loader(dataset: ClipDataset, config: Config, batches: Iterable[list], tight: bool) -> DataLoader:
     max_seq_len, stride = dataset.task.dataset.max_seq_len, config.model.coarsest_stride
     return DataLoader(
         dataset,
@@ -165,12 +171,12 @@ def _loader(dataset: ClipDataset, config: Config, batches: Iterable[list], tight
         num_workers=config.loader.num_workers,
         collate_fn=partial(collate, max_seq_len=max_seq_len, stride=stride, tight=tight),
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own: opening a loader must not move the network's random numbers
+        generator=torch.Generator(),  # so that opening a loader does not change the network's random numbers
     )
 
 
-def _unwrapped(iterator: Iterator[Batch]) -> Batch:
-    """The next batch; a loader process's UserError without the traceback that DataLoader wraps it in."""
+def _next_batch(iterator: Iterator[Batch]) -> Batch:
+    """Return the next batch. A loader process's UserError is raised without DataLoader's traceback in its message."""
     try:
         return next(iterator)
     except UserError as error:
