@@ -1,125 +1,162 @@
-"""What a check of the data can find, how bad it is, and what to do about it."""
+"""Data checks: what each one finds, how severe it is and how to correct it.
 
-from collections.abc import Iterable, Iterator
+To add a check, add an entry to CHECKS and a function that yields an `Occurrence` of it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-MAX_STRAYS = 0.05  # part of a split's videos that may be odd before the whole is
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")  # the worst first
+MAX_STRAYS = 0.05  # of a split's videos; up to here a check that tolerates strays only warns
 
 
 class Check(NamedTuple):
-    """strays: a warning while at most MAX_STRAYS of the videos are concerned, from there on the severity given."""
+    """A check's severity, the remedy, and whether a few stray videos lower an error to a warning."""
 
     severity: Severity
-    advice: str
-    strays: bool = False
+    remedy: str
+    tolerates_strays: bool = False
 
 
 class Occurrence(NamedTuple):
-    """One occurrence: the video, class or file, and what was found."""
+    """One place where a check failed.
 
+    split is "" where no single split is concerned; name is a video, class or file; severity replaces the check's own.
+    """
+
+    split: str
+    check: str
     name: str
-    said: str
+    message: str
+    severity: Severity | None = None
 
 
 class Finding(NamedTuple):
-    """All that one check found in one split of one task; task or split is "" where it is none's or several's."""
+    """All occurrences of one check in one split of one task; task is "" where no single task is concerned."""
 
     task: str
     split: str
     check: str
     severity: Severity
-    cases: tuple[Occurrence, ...]
+    occurrences: tuple[Occurrence, ...]
 
     @property
-    def advice(self) -> str:
-        return CHECKS[self.check].advice
+    def remedy(self) -> str:
+        return CHECKS[self.check].remedy
 
-    def tree(self) -> dict:
-        cases = [case._asdict() for case in self.cases]
-        return {**self._asdict(), "count": len(cases), "advice": self.advice, "cases": cases}
+    def to_dict(self) -> dict:
+        """Return the finding as `verify_data.py --json` writes it."""
+        return {
+            "task": self.task,
+            "split": self.split,
+            "check": self.check,
+            "severity": self.severity,
+            "cases": [{"name": occurrence.name, "said": occurrence.message} for occurrence in self.occurrences],
+            "count": len(self.occurrences),
+            "advice": self.remedy,
+        }
 
 
-def found(
-    task: str, split: str, check: str, cases: Iterable[Occurrence], of: int = 0, severity: Severity | None = None
-) -> Iterator[Finding]:
-    """A Finding if there are cases. of: the videos among which they were looked for; severity: another than usual."""
-    cases = tuple(cases)
-    kind = CHECKS[check]
-    if cases:
-        few = kind.strays and len(cases) <= MAX_STRAYS * of
-        yield Finding(task, split, check, severity or ("warning" if few else kind.severity), cases)
+def group_occurrences(
+    task: str, occurrences: Iterable[Occurrence], num_videos: Mapping[str, int] | None = None
+) -> list[Finding]:
+    """Group a task's occurrences by split and check.
+
+    Args:
+        task: the task's key, or "".
+        occurrences: in any order; findings are in the order of their first occurrence.
+        num_videos: videos in each split, for the checks that tolerate strays.
+    """
+    groups = defaultdict(list)
+    for occurrence in occurrences:
+        groups[occurrence.split, occurrence.check].append(occurrence)
+    findings = []
+    for (split, check), group in groups.items():
+        severity = group[0].severity or CHECKS[check].severity
+        if CHECKS[check].tolerates_strays and len(group) <= MAX_STRAYS * (num_videos or {}).get(split, 0):
+            severity = "warning"
+        findings.append(Finding(task, split, check, severity, tuple(group)))
+    return findings
 
 
 def sanitize(text: str, width: int | None = None) -> str:
-    """Somebody's text for a terminal: what is not printable is escaped, what is longer than `width` shortened."""
+    """Escape what is not printable in text from files, and shorten it to `width` characters."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return text if width is None or len(text) <= width else text[: width - 1] + "…"
 
 
 CHECKS = {
     # annotations
-    "annotation file": Check("error", "give a file as data/README.md shows it"),
-    "repeated id": Check("error", "keep one entry a video; the first is lost"),
+    "annotation file": Check("error", "write the file as data/README.md describes it"),
+    "repeated id": Check("error", "keep one entry for each video; the last one replaces the others"),
     "entry": Check("error", "correct the video's entry"),
     "segment": Check("error", "give every annotation [start, end] in seconds"),
     "negative length": Check("error", "correct start and end"),
     "label": Check("error", "correct the label, label_id or num_classes"),
-    "zero length": Check("warning", "nothing is learned of an event without length, and it can hardly be found"),
-    "outside the video": Check("error", "times are seconds of the video: correct them or the duration"),
-    "ends late": Check("warning", "no detection ends after the video: correct the end or the duration"),
-    "starts early": Check("warning", "no detection starts before the video: correct the start"),
-    "repeated event": Check("warning", "remove it, or set dataset.drop_repeats; mAP counts it once in any case"),
-    "no events": Check("note", "fine as background; forgotten annotations look the same"),
+    "zero length": Check(
+        "warning", "give the event a length: the network learns nothing from it and hardly detects it"
+    ),
+    "outside the video": Check("error", "correct the times, which are seconds from the video's start, or the duration"),
+    "ends late": Check("warning", "correct the end: no detection ends after the video"),
+    "starts early": Check("warning", "correct the start: no detection starts before the video"),
+    "repeated event": Check("warning", "remove it, or set dataset.drop_repeats; mAP counts it once in both cases"),
+    "no events": Check("note", "check that no annotation is missing; a video of background only is fine"),
     "no event in training": Check("error", "annotate events, or choose another train_split"),
     "empty split": Check("error", "correct the split's name, or the subsets in the annotation file"),
     "few training videos": Check("error", "lower batch_size"),
     "unused split": Check("note", "no split of the task names it"),
     "no fps": Check("error", "give the video an fps, or set dataset.default_fps"),
     # classes and prompts
-    "class not in training": Check("warning", "it is known by its prompt alone: annotate some, or leave it out"),
-    "class not in test": Check("warning", "mAP is a mean over the classes that occur: it says nothing of this one"),
+    "class not in training": Check("warning", "annotate some events: the network knows the class by its prompt only"),
+    "class not in test": Check("warning", "annotate some events: mAP is the mean over the classes in the test split"),
     "name with several ids": Check("error", "give each class one label_id"),
     "id with several names": Check("error", "give each class one name"),
-    "class beyond num_classes": Check("warning", "the file knows more classes than the task: correct num_classes"),
-    "class without name": Check("note", 'its label_id stands in results; a list "classes" names it'),
-    "ids by alphabet": Check("note", "rows of the prompt table must follow the names' alphabetical order"),
+    "class beyond num_classes": Check("warning", "correct num_classes: the file has more classes than the task"),
+    "class without name": Check("note", 'name it in a list "classes"; results show its label_id until then'),
+    "ids by alphabet": Check("note", "the rows of the prompt table must follow the alphabetical order of the names"),
     "prompt table": Check("error", "set dataset.prompt_file to a (num_classes, text_dim) table of finite numbers"),
-    "zero prompt": Check("error", "a class without a prompt cannot be told: embed its sentence"),
-    "equal prompts": Check("error", "classes of one prompt cannot be told apart: embed each one's own sentence"),
-    "prompt not of length 1": Check("warning", "scale the rows to unit length, as the published tables"),
+    "zero prompt": Check("error", "embed the class's sentence: the network cannot detect a class without a prompt"),
+    "equal prompts": Check("error", "embed a sentence of its own for each class: equal prompts give equal scores"),
+    "prompt not of length 1": Check("warning", "scale each row to unit length, as in the published tables"),
     # features
-    "feature place": Check("error", "set dataset.feat_folder to a folder of .npy files, a pack or planted"),
-    "other features": Check("error", "set the configuration to what made the features, or extract them again"),
+    "feature place": Check("error", "set dataset.feat_folder to a folder of .npy files, a pack (.h5) or planted"),
+    "other features": Check(
+        "error", "set the configuration to what the features were made with, or extract them again"
+    ),
     "features missing": Check("error", "extract them, or correct feat_folder, file_prefix and the suffixes"),
     "features unreadable": Check("error", "copy or extract them again"),
-    "feature shape": Check("error", "expected (T, width); set model.input_dim_visual and model.input_dim_audio"),
-    "feature type": Check("warning", "expected floats; whole numbers are read as they are"),
-    "NaN": Check("error", "extract the features again; training would end with a loss that is no number"),
-    "Inf": Check("error", "extract the features again; float16 overflows at 65,504"),
-    "all zero": Check("error", "the modality says nothing: fine for a video without it, else extract it again", True),
-    "constant": Check("warning", "all windows are equal: fine for silence or a still picture, else extract it again"),
-    "constant channels": Check("note", "channels that never change in the video"),
-    "dead channels": Check("warning", "channels with one value in all videos of the split say nothing"),
-    "audio against visual": Check("error", "more than 10 % apart: extract both with one stride"),
-    "lengths apart": Check("note", "both are cut to the shorter"),
+    "feature shape": Check("error", "expected (T, width): set model.input_dim_visual and model.input_dim_audio"),
+    "feature type": Check("warning", "save them as floats; integers are used as they are"),
+    "NaN": Check("error", "extract the features again; training would stop with a loss that is not finite"),
+    "Inf": Check("error", "extract the features again; the largest float16 is 65,504"),
+    "all zero": Check("error", "extract the features again, unless the video does not have this modality", True),
+    "constant": Check("warning", "extract the features again, unless the video is silent or a still picture"),
+    "constant channels": Check("note", "these channels have one value in the whole video"),
+    "dead channels": Check("warning", "check the encoder: these channels have one value in all videos of the split"),
+    "audio against visual": Check("error", "extract both with one stride: they differ by more than 10 %"),
+    "lengths apart": Check("note", "both are cut to the shorter one"),
     "length against duration": Check(
-        "error", "feat_stride, num_frames or default_fps is not that of the features, or the duration is wrong", True
+        "error", "correct feat_stride, num_frames, default_fps or the duration, which do not fit the features", True
     ),
-    "equal features": Check("warning", "one video under two ids: remove one"),
+    "equal features": Check("warning", "remove one of the two: they are one video under two ids"),
     # between splits
-    "train and test share videos": Check("error", "test on videos that were not trained on"),
-    "train and val share videos": Check("warning", "stop-and-go watches videos that are trained on"),
-    "val and test share videos": Check("warning", "stop-and-go and the best checkpoint are chosen by what is reported"),
-    "equal features in train and test": Check("error", "the test has been seen in training: remove one of the two"),
-    "one video in train and test": Check("warning", "the network sees the video in another task's training"),
-    "one recording in train and test": Check("warning", "parts of one recording: keep them in one split"),
+    "train and test share videos": Check("error", "test on videos that are not in training"),
+    "train and val share videos": Check("warning", "use other videos for stop-and-go, which watches val_split"),
+    "val and test share videos": Check(
+        "warning", "use two splits: val_split selects the checkpoint, test_split scores it"
+    ),
+    "equal features in train and test": Check("error", "remove one of the two: training has seen the test video"),
+    "one video in train and test": Check(
+        "warning", "remove it from one of the two: another task trains on the test video"
+    ),
+    "one recording in train and test": Check("warning", "keep all parts of a recording in one split"),
     # manifest
-    "changed file": Check("error", "not what the manifest was made of; remove the manifest to make a new one"),
-    "lost file": Check("error", "in the manifest, but no longer there"),
-    "new file": Check("warning", "not in the manifest; remove the manifest to make a new one"),
+    "changed file": Check("error", "restore the file, or delete the manifest to write a new one"),
+    "lost file": Check("error", "restore the file, or delete the manifest to write a new one"),
+    "new file": Check("warning", "delete the manifest to write one with this file"),
     # lengths
-    "longer than any crop": Check("warning", "no crop of max_seq_len keeps trunc_thresh of it: raise max_seq_len"),
-    "learned by no point": Check("warning", "no point lies within it at the distances of regression_range"),
+    "longer than any crop": Check("warning", "raise max_seq_len: no crop keeps trunc_thresh of the event"),
+    "learned by no point": Check("warning", "change regression_range: no point is assigned to the event in training"),
 }

@@ -1,88 +1,87 @@
-"""What training and test have in common: videos by id, recordings by the ids of their parts, features by hash."""
+"""What training and test share: videos by id, recordings by the ids of their parts, features by hash."""
 
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import permutations, product
+
+import pandas as pd
 
 from libs.datasets.checks.events import TaskVideos
-from libs.datasets.checks.feature_files import SplitFeatures
-from libs.datasets.checks.findings import Finding, Occurrence, found
+from libs.datasets.checks.feature_files import TaskFeatures
+from libs.datasets.checks.findings import Occurrence
 
-# YouTube's id and the seconds cut out of the video, as AudioSet and DESED name their clips.
-PART = re.compile(r"(?:v_|Y)?([\w-]{11})_\d+(?:\.\d+)?_\d+(?:\.\d+)?")
-
-
-def recording(video_id: str) -> str:
-    """The id of what a clip was cut from, where its own says so."""
-    part = PART.fullmatch(video_id)
-    return part[1] if part else video_id.removeprefix("v_")
+# AudioSet and DESED name a clip by the YouTube id of its video and the seconds that it was cut at.
+CLIP_OF_RECORDING = re.compile(r"(?:v_|Y)?([\w-]{11})_\d+(?:\.\d+)?_\d+(?:\.\d+)?")
 
 
-def check_recordings(tasks: list[TaskVideos]) -> Iterator[Finding]:
-    """Videos of a test split that a training split has, too: in another task, or as another part of the recording."""
-    trained = defaultdict(list)
-    for data in tasks:
-        for video in data.roles["train"]:
-            trained[recording(video.video_id)].append((data.task.key, video.video_id))
-    for data in tasks:
-        key, split = data.task.key, "+".join(data.task.test_split)
-        cases: dict[str, list[Occurrence]] = defaultdict(list)
-        for video in data.roles["test"]:
-            for other, video_id in trained.get(recording(video.video_id), ()):
-                if video_id != video.video_id:
-                    cases["one recording in train and test"].append(
-                        Occurrence(video.video_id, f"{other} trains on {video_id}")
-                    )
-                elif other != key:  # the same video of the same task: the splits share videos, which is said elsewhere
-                    cases["one video in train and test"].append(Occurrence(video.video_id, f"{other} trains on it"))
-        for check, of_check in cases.items():
-            yield from found(key, split, check, of_check)
+def find_recording(video_id: str) -> str:
+    """Return the id of the recording that a clip was cut from, or the video's own id."""
+    match = CLIP_OF_RECORDING.fullmatch(video_id)
+    return match[1] if match else video_id.removeprefix("v_")
 
 
-def _owners(features: dict[str, SplitFeatures]) -> dict[tuple[str, str], list[str]]:
-    """(modality, hash) -> the videos of a task's splits that have it."""
-    owners: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for split in features.values():
-        for content, video_ids in split.hashes.items():
-            owners[content] += video_ids
-    return owners
+def build_video_table(tasks: list[TaskVideos]) -> pd.DataFrame:
+    """List the videos of all tasks in one row for each role: task, role, video_id, recording."""
+    rows = [
+        (data.task.key, role, video.video_id, find_recording(video.video_id))
+        for data in tasks
+        for role, videos in data.roles.items()
+        for video in videos
+    ]
+    return pd.DataFrame(rows, columns=["task", "role", "video_id", "recording"])
 
 
-def check_equal_features(data: TaskVideos, features: dict[str, SplitFeatures]) -> Iterator[Finding]:
-    """Features of one content under several ids of a task. features: split -> what was read."""
-    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)  # video ids -> modalities
-    for (modality, _), video_ids in _owners(features).items():
+def build_hash_table(features: dict[str, TaskFeatures], videos: pd.DataFrame) -> pd.DataFrame:
+    """Add modality and hash to the rows of build_video_table. features: by task."""
+    rows = [(task, *row) for task, of_task in features.items() for row in of_task.hashes]
+    return pd.DataFrame(rows, columns=["task", "video_id", "modality", "hash"]).merge(videos, on=["task", "video_id"])
+
+
+def _pair_test_with_train(table: pd.DataFrame, task: str, columns: list[str]) -> list[dict]:
+    """List the pairs of a task's test rows and any task's training rows that are equal in `columns`."""
+    test, train = table[(table["task"] == task) & (table["role"] == "test")], table[table["role"] == "train"]
+    return test.merge(train, on=columns, suffixes=("", "_train")).to_dict(orient="records")
+
+
+def check_recordings(data: TaskVideos, videos: pd.DataFrame) -> Iterator[Occurrence]:
+    """Find test videos that another task trains on, and those with another part of the recording in training."""
+    split = data.split_name("test")
+    for pair in _pair_test_with_train(videos, data.task.key, ["recording"]):
+        name, other = pair["video_id"], pair["task_train"]
+        if name != pair["video_id_train"]:
+            message = f"{other} trains on {pair['video_id_train']}"
+            yield Occurrence(split, "one recording in train and test", name, message)
+        elif other != data.task.key:  # within a task it is "train and test share videos"
+            yield Occurrence(split, "one video in train and test", name, f"{other} trains on it")
+
+
+def check_features_across_tasks(data: TaskVideos, hashes: pd.DataFrame) -> Iterator[Occurrence]:
+    """Find test videos with features that another task trains on under another id."""
+    split = data.split_name("test")
+    messages = {}
+    for pair in _pair_test_with_train(hashes, data.task.key, ["modality", "hash"]):
+        name, other = pair["video_id"], pair["task_train"]
+        if other != data.task.key and pair["recording"] != pair["recording_train"]:
+            messages[name, other] = f"{other} trains on its features as {pair['video_id_train']}"
+    for (name, _), message in sorted(messages.items()):
+        yield Occurrence(split, "one video in train and test", name, message)
+
+
+def check_equal_features(data: TaskVideos, features: TaskFeatures) -> Iterator[Occurrence]:
+    """Find videos of one task that have equal features."""
+    owners = defaultdict(list)  # (modality, hash) -> video ids
+    for video_id, modality, content in features.hashes:
+        owners[modality, content].append(video_id)
+    groups = defaultdict(list)  # video ids -> modalities
+    for (modality, _), video_ids in owners.items():
         if len(video_ids) > 1:
-            alike[tuple(video_ids)].append(modality)
+            groups[tuple(video_ids)].append(modality)
     train, test = ({video.video_id for video in data.roles[role]} for role in ("train", "test"))
-    leaks, repeats = [], []
-    for video_ids, modalities in alike.items():
-        what = " and ".join(modalities)
-        others = {
-            tested: [v for v in video_ids if v in train and v != tested] for tested in video_ids if tested in test
-        }
-        leaked = [Occurrence(tested, f"{what} as {trained[0]}") for tested, trained in others.items() if trained]
-        leaks += leaked
-        repeats += [] if leaked else [Occurrence(video_id, f"{what} as {video_ids[0]}") for video_id in video_ids[1:]]
-    yield from found(data.task.key, "", "equal features in train and test", leaks)
-    yield from found(data.task.key, "", "equal features", repeats)
-
-
-def check_equal_features_of_tasks(
-    tasks: list[TaskVideos], features: dict[str, dict[str, SplitFeatures]]
-) -> Iterator[Finding]:
-    """Features of one content in one task's training and another's test, under other ids. features: task -> split."""
-    owners = {data.task.key: _owners(features.get(data.task.key, {})) for data in tasks}
-    for data, other in permutations(tasks, 2):
-        test = {video.video_id for video in data.roles["test"]}
-        train = {video.video_id for video in other.roles["train"]}
-        tested_of, trained_of = owners[data.task.key], owners[other.task.key]
-        cases = {
-            tested: Occurrence(tested, f"{other.task.key} trains on its features as {trained}")
-            for content in tested_of.keys() & trained_of.keys()
-            for tested, trained in product(tested_of[content], trained_of[content])
-            if tested in test and trained in train and recording(tested) != recording(trained)
-        }
-        split = "+".join(data.task.test_split)
-        yield from found(data.task.key, split, "one video in train and test", [cases[name] for name in sorted(cases)])
+    for video_ids, modalities in groups.items():
+        equal, leaked = " and ".join(modalities), False
+        for name in (video_id for video_id in video_ids if video_id in test):
+            if trained := [video_id for video_id in video_ids if video_id in train and video_id != name]:
+                leaked = True
+                yield Occurrence("", "equal features in train and test", name, f"{equal} as {trained[0]}")
+        for name in [] if leaked else video_ids[1:]:
+            yield Occurrence("", "equal features", name, f"{equal} as {video_ids[0]}")

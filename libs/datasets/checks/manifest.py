@@ -1,56 +1,58 @@
-"""A manifest of files' SHA-256, as `sha256sum -c` reads it."""
+"""A manifest of the SHA-256 of files, in the format of `sha256sum`."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from libs.core.errors import DataError
 from libs.core.files import replacing
-from libs.datasets.checks.findings import Finding, Occurrence, found
+from libs.datasets.checks.findings import Occurrence
 
 HEX_DIGITS = 64
 
 
 def write_manifest(path: Path, files: dict[str, str]) -> None:
-    """files: name -> SHA-256. Names with line breaks or backslashes are escaped as sha256sum does."""
+    """Write one line for each file. files: name -> SHA-256."""
+    lines = [_format_line(name, files[name]) for name in sorted(files)]
     with replacing(path) as temporary:
-        temporary.write_text(
-            "".join(_line(name, files[name]) for name in sorted(files)), encoding="utf-8", errors="surrogateescape"
-        )
+        temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
 
 
-def _line(name: str, digest: str) -> str:
+def _format_line(name: str, digest: str) -> str:
+    """Escape line breaks and backslashes as sha256sum does, which marks the line with a backslash."""
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     return f"{'' if escaped == name else chr(92)}{digest}  {escaped}\n"
 
 
 def read_manifest(path: Path) -> dict[str, str]:
-    """name -> SHA-256. Raises DataError where it is none."""
+    """Read a manifest.
+
+    Returns:
+        File name -> SHA-256.
+
+    Raises:
+        DataError: a line of the file has another format.
+    """
     files = {}
-    try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}, expected a manifest") from None
-    for number, line in enumerate(lines, start=1):
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line:
             continue
         digest, _, name = line.removeprefix("\\").partition("  ")
         if len(digest) != HEX_DIGITS or not name:
-            raise DataError(f"{path}, line {number}: expected a SHA-256, two spaces and a file; remove the manifest")
+            raise DataError(f"{path}, line {number}: expected a SHA-256, two spaces and a file; delete the manifest")
         if line.startswith("\\"):
             name = name.replace("\\\\", "\0").replace("\\n", "\n").replace("\\r", "\r").replace("\0", "\\")
         files[name] = digest
     return files
 
 
-def check_manifest(before: dict[str, str], files: dict[str, str]) -> Iterator[Finding]:
-    """What has changed since the manifest `before` was written. What it names and lies there, but was not examined now
-    (another task's), is passed over."""
-    changed = [
-        Occurrence(name, "not the same content")
-        for name in sorted(files)
-        if before.get(name, files[name]) != files[name]
-    ]
-    lost = [Occurrence(name, "missing") for name in sorted(before.keys() - files.keys()) if not Path(name).exists()]
-    yield from found("", "", "changed file", changed)
-    yield from found("", "", "lost file", lost)
-    yield from found("", "", "new file", (Occurrence(name, "new") for name in sorted(files.keys() - before.keys())))
+def check_manifest(manifest: dict[str, str], files: dict[str, str]) -> Iterator[Occurrence]:
+    """Compare files with a manifest. A listed file that exists but was not read now, such as another task's, passes."""
+    for name in sorted(files.keys() & manifest.keys()):
+        if files[name] != manifest[name]:
+            yield Occurrence("", "changed file", name, "its SHA-256 has changed")
+    for name in sorted(manifest.keys() - files.keys()):
+        if not Path(name).exists():
+            yield Occurrence("", "lost file", name, "missing")
+    for name in sorted(files.keys() - manifest.keys()):
+        yield Occurrence("", "new file", name, "not in the manifest")
