@@ -24,10 +24,6 @@ class Problem(NamedTuple):
     message: str  # what was found and what was expected
 
 
-class _InvalidEntry(Exception):
-    """Arguments: the kind and the message of a Problem."""
-
-
 @dataclass(frozen=True)
 class Annotations:
     """The videos of a file, in its order, and its class names by label_id.
@@ -171,57 +167,56 @@ def _find_names(database: dict) -> tuple[dict[str, list[int]], set[str]]:
 def _parse_video(
     video_id: str, entry: Any, ids: dict[str, int], num_classes: int | None, problems: list[Problem]
 ) -> Video | None:
-    segments, labels = [], []
-    try:
-        subset, duration, fps, annotations = _parse_entry(entry)
-    except _InvalidEntry as error:
-        problems.append(Problem(error.args[0], video_id, "", error.args[1]))
+    """Parse a video without its invalid annotations. Returns None if the video itself is invalid."""
+    if message := _check_entry(entry):
+        problems.append(Problem("entry", video_id, "", message))
         return None
-    for annotation in annotations:
-        try:
-            segment, label = _parse_event(annotation, ids, num_classes)
-        except _InvalidEntry as error:
-            problems.append(Problem(error.args[0], video_id, subset, error.args[1]))
-            continue
-        segments.append(segment)
-        labels.append(label)
+    subset, segments, labels = entry["subset"].lower(), [], []
+    for annotation in entry.get("annotations") or []:
+        fields = annotation if isinstance(annotation, dict) else {}
+        segment, label, name = (fields.get(key) for key in ("segment", "label_id", "label"))
+        if label is None and isinstance(name, str):
+            label = ids.get(name)
+        if invalid := _check_segment(segment) or _check_label(name, label, num_classes):
+            problems.append(Problem(invalid[0], video_id, subset, invalid[1]))
+        else:
+            segments.append(segment)
+            labels.append(label)
     segments = np.array(segments, np.float64).reshape(-1, 2)
-    return Video(video_id, subset, duration, fps, segments, np.array(labels, np.int64))
+    return Video(video_id, subset, float(entry["duration"]), entry.get("fps"), segments, np.array(labels, np.int64))
 
 
-def _parse_entry(entry: Any) -> tuple[str, float, float | None, list]:
-    """Return the subset, duration, fps and annotations of a video."""
+def _check_entry(entry: Any) -> str | None:
+    """Return what is wrong with a video's entry, None where it is valid."""
     if not isinstance(entry, dict):
-        raise _InvalidEntry("entry", "expected an object with subset, duration and annotations")
-    subset, duration, fps = entry.get("subset"), entry.get("duration"), entry.get("fps")
-    annotations = entry.get("annotations") or []
+        return "expected an object with subset, duration and annotations"
+    subset, duration, fps, annotations = (entry.get(key) for key in ("subset", "duration", "fps", "annotations"))
     if not isinstance(subset, str):
-        raise _InvalidEntry("entry", f"subset {subset!r}, expected the name of its split")
+        return f"subset {subset!r}, expected the name of its split"
     if not _is_number(duration) or duration <= 0:
-        raise _InvalidEntry("entry", f"duration {duration!r}, expected seconds above 0")
+        return f"duration {duration!r}, expected seconds above 0"
     if fps is not None and (not _is_number(fps) or fps <= 0):
-        raise _InvalidEntry("entry", f"fps {fps!r}, expected a number above 0")
-    if not isinstance(annotations, list):
-        raise _InvalidEntry("entry", f"annotations {str(annotations)[:40]!r}, expected a list")
-    return subset.lower(), float(duration), fps, annotations
+        return f"fps {fps!r}, expected a number above 0"
+    if annotations and not isinstance(annotations, list):
+        return f"annotations {str(annotations)[:40]!r}, expected a list"
+    return None
 
 
-def _parse_event(annotation: Any, ids: dict[str, int], num_classes: int | None) -> tuple[list[float], int]:
-    """Return the segment and the label_id of an annotation."""
-    annotation = annotation if isinstance(annotation, dict) else {}
-    segment, label, name = (annotation.get(key) for key in ("segment", "label_id", "label"))
+def _check_segment(segment: Any) -> tuple[str, str] | None:
+    """Return the kind and the message of the problem with a segment, None where it is valid."""
     if not (isinstance(segment, list) and len(segment) == 2 and all(_is_number(time) for time in segment)):
-        raise _InvalidEntry("segment", f"segment {segment!r}, expected [start, end] in finite seconds")
+        return "segment", f"segment {segment!r}, expected [start, end] in finite seconds"
     if segment[1] < segment[0]:
-        raise _InvalidEntry("negative length", f"segment {segment} ends before it starts; correct it")
-    if label is None and isinstance(name, str):
-        label = ids.get(name)
+        return "negative length", f"segment {segment} ends before it starts; correct it"
+    return None
+
+
+def _check_label(name: Any, label: Any, num_classes: int | None) -> tuple[str, str] | None:
     if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label <= MAX_LABEL_ID:
-        found = {"label": name, "label_id": annotation.get("label_id")}
-        raise _InvalidEntry("label", f"label {found} is unknown, expected a label or a label_id from 0 on")
+        return "label", f"label {name!r} with label_id {label!r} is unknown, expected a label or a label_id from 0 on"
     if num_classes is not None and label >= num_classes:
-        raise _InvalidEntry("label", f"label_id {label}, expected 0 … {num_classes - 1}; correct it or num_classes")
-    return segment, label
+        return "label", f"label_id {label}, expected 0 … {num_classes - 1}; correct it or num_classes"
+    return None
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -23,8 +23,8 @@ Item = tuple[Clip, Tensor, Tensor]  # clip, visual (T, Dv), audio (T, Da)
 class ClipDataset(Dataset):
     """The videos of one task as network inputs.
 
-    dataset[i] is for evaluation, dataset[(cycle, i)] for training. The random crop is a function of (seed, cycle, i), so
-    it does not depend on loader processes or ranks, and a resumed run repeats it.
+    dataset[i] is for evaluation, dataset[(cycle, i)] for training. The crop is random, but a function of
+    (seed, cycle, i): it does not depend on loader processes or ranks, and a resumed run repeats it.
     """
 
     def __init__(self, videos: list[Video], source: FeatureSource, task: TaskSpec, seed: int = 0):
