@@ -1,16 +1,17 @@
-"""The demo's table: the trained network beside what needs no training, all measured the same way.
+"""Print mAP of the trained network beside random guessing and window matching, all scored in the same way.
 
 python tools/demo_report.py configs/demo.yaml ckpt/demo_make
 
-Random guessing draws class, score and ends uniformly. Window matching knows the true projections: it thresholds each
-window's match with what the class's prompt adds to the features, and reports the best of several thresholds; features
-that an encoder made have no such projections.
+Random guessing draws class, score, start and end uniformly. Window matching knows the projections of planted features:
+it thresholds the match of each window with what an event of a class adds to the features, and reports the best of
+several thresholds. Features made by an encoder have no such projections, so that their table has no such row.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tabulate import tabulate
+import pandas as pd
 
 from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.config import Config, TaskSpec
@@ -21,16 +22,17 @@ from libs.core.prompts import load_prompts
 from libs.core.types import Detections, Features, Video
 from libs.datasets.annotations import load_annotations
 from libs.evaluation.baselines import generate_random_detections
-from libs.evaluation.metrics.average_precision import score_detections
+from libs.evaluation.metrics.average_precision import DetectionScores, score_detections
 from libs.features.planted import PlantedSource
 from libs.features.provenance import read_provenance
 from libs.features.sources import open_features
+from libs.features.windows import feature_fps
 
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the mean match of a window within an event
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # relative to the mean match of a window within an event
 
 
 def match_windows(features: Features, signals: dict[str, np.ndarray], shows_in: tuple[str, ...]) -> np.ndarray:
-    """(T, C): 0 where a class is absent, 1 in the mean where it is present in all modalities it shows in."""
+    """Match windows with classes (T, C): on average 1 within an event in all its modalities, 0 elsewhere."""
     matches = []
     for modality in shows_in:
         signal = signals[modality]  # (C, D)
@@ -38,12 +40,12 @@ def match_windows(features: Features, signals: dict[str, np.ndarray], shows_in: 
     return np.min(matches, axis=0)
 
 
-def window_matching(videos: list[Video], task: TaskSpec, config: Config) -> dict[float, Detections]:
-    """For each threshold: every run of windows that match a class better is a detection, its mean match the score."""
+def detect_by_matching(videos: list[Video], task: TaskSpec, config: Config) -> list[Detections]:
+    """Detect, for each threshold, all runs of windows with a higher match. The score is their mean match."""
     source = open_features(task, config)
     dims = (config.model.input_dim_visual, config.model.input_dim_audio)
     signals = PlantedSource(task, load_prompts(task, config.model.text_dim), dims).signals
-    stride, frames, fps = task.dataset.feat_stride, task.dataset.num_frames, task.dataset.default_fps
+    stride, frames = task.dataset.feat_stride, task.dataset.num_frames
     rows: dict[float, list] = {threshold: [] for threshold in THRESHOLDS}
     for index, video in enumerate(videos):
         match = match_windows(source.load(video), signals, task.shows_in)
@@ -53,10 +55,21 @@ def window_matching(videos: list[Video], task: TaskSpec, config: Config) -> dict
             change = np.diff(padded, axis=0).T  # (C, T + 1)
             (label, first), (_, last) = np.nonzero(change == 1), np.nonzero(change == -1)
             score = (total[last, label] - total[first, label]) / (last - first)
-            ends = (np.stack([first, last], axis=1) * stride + (frames - stride) / 2) / fps
+            ends = (np.stack([first, last], axis=1) * stride + (frames - stride) / 2) / feature_fps(video, task.dataset)
             rows[threshold].append((np.full(len(label), index), ends.clip(0, video.duration), score, label))
     ids = tuple(video.video_id for video in videos)
-    return {t: Detections(ids, *(np.concatenate(c) for c in zip(*r, strict=True))) for t, r in rows.items()}
+    return [Detections(ids, *(np.concatenate(column) for column in zip(*r, strict=True))) for r in rows.values()]
+
+
+def score_window_matching(videos: list[Video], task: TaskSpec, config: Config) -> DetectionScores:
+    """Score the best threshold."""
+    scores = [score_detections(found, videos, task.tious) for found in detect_by_matching(videos, task, config)]
+    return max(scores, key=lambda s: s.average)
+
+
+def build_row(name: str, tious: Sequence[float], values: Sequence[float], average: float) -> dict[str, str]:
+    cells = {f".{round(100 * tiou):02d}": f"{100 * value:.1f}" for tiou, value in zip(tious, values, strict=True)}
+    return {"task": name, **cells, "average": f"{100 * average:.2f}"}
 
 
 @exit_on_user_error
@@ -66,32 +79,26 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="a folder with eval.py's metrics.json")
     args = parser.parse_args()
     config = load_config(args.config)
-    metrics = read_json(args.run / "metrics.json", "what eval.py writes there")
-    columns = sorted({round(tiou, 2) for task in config.tasks.values() for tiou in task.tious})
-    table = []
-
-    def add(name: str, tious: tuple[float, ...], values: list[float], average: float) -> None:
-        at = {round(tiou, 2): f"{100 * value:.1f}" for tiou, value in zip(tious, values, strict=True)}
-        table.append([name, *(at.get(column, "") for column in columns), f"{100 * average:.2f}"])
-
+    metrics = read_json(args.run / "metrics.json", "the metrics that eval.py writes")
+    rows = []
     for key, task in config.tasks.items():
         if key not in metrics:
             raise DataError(f"{args.run / 'metrics.json'}: no {key}; evaluate all tasks with eval.py first")
         videos = load_annotations(task.dataset.json_file).select_splits(task.test_split, task.dataset.max_videos)
-        guesses = generate_random_detections(videos, task.dataset.num_classes, task.test_cfg.max_seg_num)
-        guessing = score_detections(guesses, videos, task.tious)
-        add(f"{task.task_type} network", task.tious, metrics[key]["mAP"], metrics[key]["average_mAP"])
-        if read_provenance(Path(task.dataset.feat_folder)) is None:
-            matched = [score_detections(f, videos, task.tious) for f in window_matching(videos, task, config).values()]
-            best = max(matched, key=lambda scores: scores.average)
-            add("  window matching", task.tious, best.map.tolist(), best.average)
-        add("  random guessing", task.tious, guessing.map.tolist(), guessing.average)
-    print("mAP in % on unseen videos at each tIoU, and their average")
-    print(
-        tabulate(
-            table, headers=["task", *(f".{round(100 * c):02d}" for c in columns), "average"], disable_numparse=True
+        rows.append(
+            build_row(f"{task.task_type} network", task.tious, metrics[key]["mAP"], metrics[key]["average_mAP"])
         )
-    )
+        guesses = generate_random_detections(videos, task.dataset.num_classes, task.test_cfg.max_seg_num)
+        baselines = {"  random guessing": score_detections(guesses, videos, task.tious)}
+        if read_provenance(Path(task.dataset.feat_folder)) is None:
+            baselines = {"  window matching": score_window_matching(videos, task, config), **baselines}
+        rows += [
+            build_row(name, scores.tious, scores.map.tolist(), scores.average) for name, scores in baselines.items()
+        ]
+    table = pd.DataFrame(rows)
+    columns = ["task", *sorted(table.columns.drop(["task", "average"])), "average"]
+    print("mAP in % on unseen videos at each tIoU, and their average")
+    print(table[columns].fillna("").to_markdown(index=False, tablefmt="simple", disable_numparse=True))
 
 
 if __name__ == "__main__":

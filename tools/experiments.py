@@ -165,8 +165,8 @@ def check_folder(run: SeedRun) -> None:
     changed = diff_configs(before.to_tree(), run.config.to_tree(), MAY_CHANGE)
     if changed:
         raise ConfigError(
-            f"{run.folder}: holds a run of another configuration: {format_list(changed, separator='; ')}; choose another "
-            "--out, or remove that folder"
+            f"{run.folder}: holds a run of another configuration: {format_list(changed, separator='; ')}; choose "
+            "another --out, or remove that folder"
         )
 
 
@@ -272,7 +272,8 @@ def main() -> None:
     environment = {"OMP_NUM_THREADS": str(max(1, cpu_count() // num_jobs)), **os.environ}
     seeds = ", ".join(str(run.seed) for run in runs[: args.seeds])
     with lock_folder(args.out) as lock, interrupt_on_signals():
-        print(f"{num_configs} configurations, seeds {seeds}: {len(results.results)} runs done, {len(pending)} to do")
+        done = len(results.results)
+        print(f"configurations: {num_configs}; seeds: {seeds}; runs: {done} done before, {len(pending)} to do")
         results.save()
         try:
             execute_runs(

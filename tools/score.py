@@ -1,4 +1,4 @@
-"""Score anyone's results file in ActivityNet's layout against annotations; no model needed.
+"""Score a results file in ActivityNet's layout against annotations, without a model.
 
 python tools/score.py RESULTS.json ANNOTATIONS.json --subset validation --tious 0.5:0.95:0.05
 python tools/score.py RESULTS.json ANNOTATIONS.json --subset validation --metrics all --output scored
@@ -16,7 +16,7 @@ from libs.evaluation.metrics.average_precision import remove_repeats, score_dete
 from libs.evaluation.metrics.compute import METRICS, EvaluationInput, compute_metrics, metrics_to_dict
 from libs.evaluation.metrics.selection import expand_metrics
 from libs.evaluation.reports.report_page import Part, choose_for_report, write_report
-from libs.evaluation.reports.tables import headline_table, score_table, score_tree
+from libs.evaluation.reports.tables import format_headline_table, format_score_table, scores_to_dict
 from libs.evaluation.results import check_overlap, list_mismatches, read_results
 
 
@@ -27,13 +27,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--subset", required=True, help="the split to score, or several: val+test")
     parser.add_argument("--tious", default="0.5:0.95:0.05", metavar="FIRST:LAST:STEP", help="or a,b,c")
     parser.add_argument("--keep-duplicates", action="store_true", help="keep annotations that repeat an earlier one")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write mAP and AP of each class there")
-    parser.add_argument("--metrics", metavar="NAMES", help=f"all, or some of {','.join(METRICS)}: with a report")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write mAP and the AP of each class there")
+    parser.add_argument("--metrics", metavar="NAMES", help=f"write a report: all, or some of {','.join(METRICS)}")
     parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="where metrics.json, report.html and plots go (default: RESULTS_metrics)",
+        "--output", type=Path, metavar="DIR", help="the folder of the report (default: RESULTS_metrics)"
     )
     args = parser.parse_args()
     if args.output and args.metrics is None:
@@ -60,22 +57,20 @@ def main() -> None:
     print(f"{len(detections.scores)} detections, {len(videos)} videos, {len(scores.labels)} classes")
     for note in notes:
         print(f"warning: {note}")
-    print(score_table("mAP", {args.results.name: scores}))
+    print(format_score_table("mAP", {args.results.name: scores}))
     print(f"average mAP {scores.average:.12f}")
-    tree = score_tree(scores, annotations.class_names)
+    tree = scores_to_dict(scores, annotations.class_names)
     if chosen:
         folder = args.output or args.results.with_name(args.results.name.split(".json")[0] + "_metrics")
         make_folder(folder)
-        names, more = expand_metrics(chosen, sounds=False)
+        names, left_out = expand_metrics(chosen, sounds=False)
         truth = videos if args.keep_duplicates else remove_repeats(videos)
         data = EvaluationInput(detections, truth, annotations.class_names, tious)
         results = compute_metrics(data, names)
-        print("\n" + headline_table(results))
-        for note in more:
-            print(note)
-        part = Part.build(f"{args.results.name}, {args.subset}", data, results, (*notes, *more))
-        tree["metrics"] = metrics_to_dict(results)
+        print("\n".join(["", format_headline_table(results), *left_out]))
+        part = Part.build(f"{args.results.name}, {args.subset}", data, results, (*notes, *left_out))
         write_report(folder, args.results.name, {"": part})
+        tree["metrics"] = metrics_to_dict(results)
         write_json(folder / "metrics.json", tree)
         print(f"written to {folder}: metrics.json, report.html, plots")
     if args.json:

@@ -1,9 +1,8 @@
-"""Two results of the same videos side by side: is the difference more than luck with the videos?
+"""Paired comparison of two results of the same videos, by a bootstrap over videos.
 
-Paired bootstrap over videos: each resample draws the same videos for both, and the difference B - A is taken in
-each. Interval and two-sided p-value are those of libs.evaluation.metrics.bootstrap: p is below .05 where the 95 %
-interval does not hold 0. It is not corrected for how many numbers are looked at; of the classes' p-values some are small by
-chance.
+Each resample has the same videos for both results and gives one difference B - A. Interval and two-sided p-value are
+those of `libs.evaluation.bootstrap`: p < .05 exactly if the 95 % interval excludes 0. The p-values are not corrected
+for the number of comparisons, so that some of many classes have small ones by chance.
 """
 
 from dataclasses import dataclass
@@ -12,79 +11,67 @@ from typing import Any
 import numpy as np
 
 from libs.core.errors import ConfigError
-from libs.evaluation.metrics.bootstrap import compute_interval, compute_p_value
+from libs.evaluation.bootstrap import compute_interval, compute_p_value
 from libs.evaluation.metrics.compute import Estimate, EvaluationInput, compute_metrics
-from libs.evaluation.metrics.selection import expand_metrics, parse_metrics
+from libs.evaluation.metrics.selection import parse_metrics
 
-UNPAIRED = "classes"  # the metric whose numbers are compared in a table of their own
+UNPAIRED = "classes"  # this metric has no headline numbers; classes have their own table
 
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """A number of both results as fractions, B - A with its 95 % interval, and the p-value of no difference."""
+    """A number of both results as fractions, B - A with its 95 % interval, and the p-value."""
 
     name: str
     a: float
     b: float
     difference: Estimate
     p: float
-    instances: int | None = None  # of a class
+    instances: int | None = None  # annotations, if the number is the AP of a class
 
     @classmethod
-    def of(cls, name: str, a: np.ndarray, b: np.ndarray, instances: int | None = None) -> "MetricDifference":
-        """a and b: (1 + R,), of all videos and then of the same resamples."""
-        rows = b - a
-        ends = np.clip(compute_interval(rows[0], rows[1:]), -1, 1).tolist()
-        return cls(
-            name,
-            float(a[0]),
-            float(b[0]),
-            Estimate(float(rows[0]), *ends),
-            compute_p_value(rows[0], rows[1:]),
-            instances,
-        )
+    def compute(cls, name: str, a: np.ndarray, b: np.ndarray, instances: int | None = None) -> "MetricDifference":
+        """Compute the difference of a number from a and b (1 + R,): its value on all videos, then on R resamples."""
+        value, samples = float(b[0] - a[0]), b[1:] - a[1:]
+        low, high = np.clip(compute_interval(value, samples), -1, 1).tolist()
+        p = compute_p_value(value, samples)
+        return cls(name, float(a[0]), float(b[0]), Estimate(value, low, high), p, instances)
 
-    def tree(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         tree = {"name": self.name, "A": self.a, "B": self.b, "difference": self.difference._asdict(), "p": self.p}
         return tree if self.instances is None else {**tree, "instances": self.instances}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """numbers: the headline numbers; classes: AP of each class, the mean over tIoUs, the largest gain of B first."""
+    """Differences of the headline numbers, and of the AP of each class (mean over tIoUs), the largest gain first."""
 
     numbers: list[MetricDifference]
     classes: list[MetricDifference]
 
-    def tree(self) -> dict[str, Any]:
-        return {name: [row.tree() for row in getattr(self, name)] for name in ("numbers", "classes")}
+    def to_dict(self) -> dict[str, Any]:
+        return {"numbers": [d.to_dict() for d in self.numbers], "classes": [d.to_dict() for d in self.classes]}
 
 
-def choose_paired(text: str) -> tuple[str, ...]:
-    """parse_metrics() of metrics with numbers. Raises ConfigError as it does, and on those without."""
+def parse_paired_metrics(text: str) -> tuple[str, ...]:
+    """Parse `--metrics`. Raises ConfigError as parse_metrics does, and for a metric without headline numbers."""
     names = parse_metrics(text)
     if UNPAIRED in names:
-        raise ConfigError(f"--metrics {UNPAIRED}: has no numbers of its own; the classes are compared in any case")
+        raise ConfigError(f"--metrics {UNPAIRED}: has no numbers to compare; classes are always compared, leave it out")
     return names
 
 
-def expand_paired(names: tuple[str, ...], sounds: bool) -> tuple[tuple[str, ...], list[str]]:
-    """expand_metrics() to metrics with numbers."""
-    expanded, notes = expand_metrics(names, sounds)
-    return tuple(name for name in expanded if name != UNPAIRED), notes
-
-
 def compare_results(a: EvaluationInput, b: EvaluationInput, names: tuple[str, ...]) -> Comparison:
-    """a and b: results of the same videos, in the same order, with the same settings."""
-    results = [compute_metrics(data, names) for data in (a, b)]
+    """Compare two results of the same videos in the same order, computed with the same settings."""
+    results_a, results_b = (compute_metrics(data, tuple(n for n in names if n != UNPAIRED)) for data in (a, b))
     numbers = []
-    for name in names:
-        one, other = (result[name] for result in results)
-        rows = ([np.append(r.headline[key].value, r.samples[key]) for r in (one, other)] for key in one.headline)
-        numbers += [MetricDifference.of(key, *pair) for key, pair in zip(one.headline, rows, strict=True)]
-    aps = [data.ap.mean(axis=2) for data in (a, b)]
+    for name, result_a in results_a.items():
+        for key in result_a.headline:
+            row_a, row_b = (np.append(r.headline[key].value, r.samples[key]) for r in (result_a, results_b[name]))
+            numbers.append(MetricDifference.compute(key, row_a, row_b))
+    ap_a, ap_b = (data.ap.mean(axis=2) for data in (a, b))
     classes = [
-        MetricDifference.of(a.class_name(label), aps[0][:, c], aps[1][:, c], int(a.matches.positives[c]))
+        MetricDifference.compute(a.class_name(label), ap_a[:, c], ap_b[:, c], int(a.matches.positives[c]))
         for c, label in enumerate(a.matches.labels)
     ]
     return Comparison(numbers, sorted(classes, key=lambda row: -row.difference.value))
