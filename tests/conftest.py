@@ -2,11 +2,16 @@
 
 import copy
 import runpy
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from libs.core.config import Config
+from libs.core.configfile import from_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -103,9 +108,53 @@ def _made(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny(_made, tmp_path) -> Path:
     """A folder with tiny.yaml and its own copy of the data."""
-    import shutil
-
     for kind in ("tal", "avel", "sed"):
         shutil.copytree(_made / kind, tmp_path / kind)
     write_yaml(tmp_path / "tiny.yaml", tiny_tree(tmp_path))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def _trained(_made, tmp_path_factory) -> tuple[Path, str]:
+    """A finished run of three epochs on the tiny data set, made once, and what train.py printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    for kind in ("tal", "avel", "sed"):
+        (folder / kind).symlink_to(_made / kind)
+    config = write_yaml(folder / "tiny.yaml", tiny_tree(folder))
+    command = [sys.executable, str(ROOT / "train.py"), str(config), "--output", "whole"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return folder / "ckpt/tiny_whole", done.stdout
+
+
+@pytest.fixture
+def trained(tiny, _trained) -> tuple[Path, str]:
+    """A copy of the finished run `tiny`/ckpt/tiny_whole, with drop path, cropping and stop-and-go on."""
+    run, out = _trained
+    return Path(shutil.copytree(run, tiny / "ckpt/tiny_whole")), out
+
+
+@pytest.fixture
+def config(tmp_path) -> Config:
+    """The tiny configuration; nothing is on disk."""
+    return from_tree(tiny_tree(tmp_path))
+
+
+def assert_user_error(status: int, err: str, *parts: str) -> None:
+    """Check that a script ended with status 2 and one line on stderr that holds all parts."""
+    assert (status, err.count("\n")) == (2, 1), err
+    assert err.startswith("error: ")
+    for part in parts:
+        assert part in err
+
+
+def open_tiny_task(folder: Path, key: str = "TASK2", **dataset):
+    """Return the tiny configuration, one of its tasks (with other dataset keys) and that task's annotations."""
+    from libs.core.configfile import from_tree
+    from libs.datasets.annotations import load_annotations
+
+    tree = tiny_tree(folder)
+    tree[key]["dataset"] |= dataset
+    config = from_tree(tree)
+    task = config.tasks[key]
+    return config, task, load_annotations(task.dataset.json_file, task.dataset.num_classes)

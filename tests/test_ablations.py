@@ -21,8 +21,8 @@ from libs.training.summary import summarize
 from libs.training.trainer import Trainer
 from tests.benchmarks.test_plain import with_events
 from tests.conftest import ROOT, tiny_tree, write_yaml
-from tests.test_modeling import make_batch, make_model, valid
-from tests.test_training import assert_same_weights
+from tests.modeling.networks import make_batch, make_model, valid
+from tests.training.runs import assert_same_weights
 
 TASKS = ("TASK1", "TASK2", "TASK3")
 

@@ -14,7 +14,7 @@ from libs.datasets.task_data import load_task_data
 from libs.modeling.uniav import UniAV
 from libs.training.distributed import init_distributed
 from libs.training.trainer import Trainer
-from tests.test_training import losses_of
+from tests.training.runs import read_losses
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 SMALL = ["model.backbone_arch=[1,1,1]", "model.regression_range=[[0,4],[4,10000]]"]  # soon compiled
@@ -59,7 +59,7 @@ def test_the_gpu_trains_as_the_cpu_does(tiny, run_script, monkeypatch):
                 patch.setattr(torch.cuda, "is_available", lambda: False)
             status, _, err = run_script("train.py", tiny / "tiny.yaml", "--output", name, "-o", *options)
             assert status == 0, err
-        curves[name] = losses_of(tiny / f"ckpt/tiny_{name}")
+        curves[name] = read_losses(tiny / f"ckpt/tiny_{name}")
     for name, curve in curves.items():
         np.testing.assert_allclose(curve, curves["cpu"], rtol=2e-3, err_msg=name)
 

@@ -19,7 +19,7 @@ from libs.training.optimizer import set_lr
 from libs.training.trainer import Trainer
 from tests import golden, oracles
 from tests.conftest import ROOT, tiny_tree
-from tests.test_modeling import make_batch, make_model
+from tests.modeling.networks import make_batch, make_model
 
 TASKS = ("TASK1", "TASK2", "TASK3")
 GOLDEN = ROOT / "tests/golden_data"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,8 @@ def python_run(folder: Path, code: str, title: str = "run") -> TrainingRun:
 
 def execute(folder: Path, *runs: TrainingRun, num_jobs: int = 2) -> dict[str, str | None]:
     """The error of each run."""
-    errors: dict[str, str | None] = {}
-    with lock_folder(folder) as lock:
-        execute_runs(
-            runs,
-            num_jobs,
-            dict(os.environ),
-            lock,
-            on_start=lambda run: None,
-            on_end=lambda run, error: errors.update({run.title: error}),
-        )
-    return errors
+    with lock_folder(folder) as lock, closing(execute_runs(runs, num_jobs, lock)) as ended:
+        return {run.title: error for run, error in ended}
 
 
 def test_execute_runs_describes_how_each_run_ended(tmp_path):
