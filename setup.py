@@ -1,4 +1,4 @@
-"""Builds the C++ and CUDA extensions in place where PyTorch and compilers are there; says so and goes on where not."""
+"""Build the C++ and CUDA extensions where PyTorch and compilers are found; otherwise print the reason and go on."""
 
 import re
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 from setuptools import setup
 
 CSRC = "libs/ops/csrc"
-CPU, CUDA = "libs.ops._nms_cpu", "libs.ops._nms_cuda"  # CUDA's comes last where both are built
-# T4, A100 and H100/H200, and PTX that later cards compile for themselves.
+CPU, CUDA = "libs.ops._nms_cpu", "libs.ops._nms_cuda"
+# T4, A100 and H100/H200, and PTX that later cards compile themselves.
 CUDA_ARCHITECTURES = (
     "compute_75,code=sm_75",
     "compute_80,code=sm_80",
@@ -18,70 +18,72 @@ CUDA_ARCHITECTURES = (
 )
 
 
-def one_line(message: object) -> str:
+def join_lines(message: object) -> str:
     return " ".join(str(message).split())
 
 
-def nvcc_misfit(cuda_home: str | None, torch_cuda: str) -> str | None:
-    """Why no CUDA toolkit is there that can build for this PyTorch, or None if one is."""
+def check_nvcc(cuda_home: str | None, torch_cuda: str) -> str | None:
+    """Check that a CUDA toolkit can build for this PyTorch. Returns the reason if not."""
     if cuda_home is None:
         return f"no nvcc found: install the toolkit of PyTorch's CUDA, {torch_cuda}"
+    command = [f"{cuda_home}/bin/nvcc", "--version"]
     try:
-        told = subprocess.run([f"{cuda_home}/bin/nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+        version = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        return f"nvcc does not run ({one_line(error)})"
-    found = re.search(r"release (\d+)\.", told)
-    if found is None or found[1] != torch_cuda.partition(".")[0]:
-        release = found[1] if found else "unknown"
+        return f"nvcc does not run ({join_lines(error)})"
+    match = re.search(r"release (\d+)\.", version)
+    release = match[1] if match else "unknown"
+    if release != torch_cuda.partition(".")[0]:
         return f"nvcc is of CUDA {release}: install the toolkit of PyTorch's {torch_cuda}"
     return None
 
 
-def extensions() -> dict:
-    """Keyword arguments for setup(): what can be built, or nothing without PyTorch."""
+def list_extensions() -> dict:
+    """List the keyword arguments of setup() for what can be built, none without PyTorch."""
     try:
         import torch
         from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
     except ImportError:
-        print(
-            "uniav: PyTorch is not installed, so the extensions are left out; see INSTALL.md, 'The extension'",
-            file=sys.stderr,
-        )
+        print("uniav: PyTorch is not installed, so the extensions are left out; see INSTALL.md, 'The extension'")
         return {}
-    # OpenMP is what at::parallel_for is made of on Linux; without it videos take turns.
+    # at::parallel_for uses OpenMP on Linux; without it, videos are processed one by one.
     flags = {"win32": ["/O2"], "linux": ["-O3", "-fopenmp"]}.get(sys.platform, ["-O3"])
-    # optional: a failed build warns and leaves the operator that is there without it.
+    # optional: a failed build is a warning, and libs/ops/nms.py does without it.
     common = {"py_limited_api": True, "optional": True, "depends": [str(header) for header in Path(CSRC).glob("*.h")]}
     modules = [CppExtension(CPU, [f"{CSRC}/nms_cpu.cpp"], extra_compile_args=flags, **common)]
-    left_out = {}
-    if torch.version.cuda:  # a CPU build of PyTorch has no use for the kernel
-        misfit = nvcc_misfit(CUDA_HOME, torch.version.cuda)
-        if misfit:
-            left_out[CUDA] = misfit
+    skipped = {}
+    if torch.version.cuda:
+        if reason := check_nvcc(CUDA_HOME, torch.version.cuda):
+            skipped[CUDA] = reason
         else:
-            # Without fused products and sums it rounds as CPUs do.
+            # Without fused multiply-add, results are rounded as on CPUs.
             nvcc = ["-O3", "--fmad=false", *(f"-gencode=arch={a}" for a in CUDA_ARCHITECTURES)]
             sources = [f"{CSRC}/nms_cuda.cu", f"{CSRC}/nms_cuda_binding.cpp"]
             arguments = {"cxx": ["-O3"], "nvcc": nvcc}
             modules.append(CUDAExtension(CUDA, sources, extra_compile_args=arguments, **common))
-    build_ext = forgiving(BuildExtension.with_options(use_ninja=False), left_out)
+    build_ext = make_optional(BuildExtension.with_options(use_ninja=False), skipped)
     return {"ext_modules": modules, "cmdclass": {"build_ext": build_ext}}
 
 
-def forgiving(build_ext: type, left_out: dict[str, str]) -> type:
-    """A build_ext that goes on without what cannot be built, and notes why in a file beside where it would be
-    (libs/ops/nms.py reads it, since pip shows nobody what a build says). left_out: why, of what is not even tried."""
+def make_optional(build_ext: type, skipped: dict[str, str]) -> type:
+    """Make a build_ext that goes on without extensions that fail, and notes each reason in a file beside them.
 
-    class Forgiving(build_ext):
+    libs/ops/nms.py reads the notes, since pip hides the output of a build.
+
+    Args:
+        skipped: the extensions that are not built, with the reason.
+    """
+
+    class OptionalBuildExt(build_ext):
         def run(self):
             super().run()
             for name in (CPU, CUDA):
                 note = Path(self.get_ext_fullpath(name)).with_name(f"{name.rpartition('.')[2]}.txt")
                 note.unlink(missing_ok=True)
-                if name in left_out:
-                    print(f"uniav: {name} is left out: {left_out[name]}; see INSTALL.md", file=sys.stderr)
+                if name in skipped:
+                    print(f"uniav: {name} is left out: {skipped[name]}; see INSTALL.md", file=sys.stderr)
                     note.parent.mkdir(parents=True, exist_ok=True)
-                    note.write_text(left_out[name], encoding="utf-8")
+                    note.write_text(skipped[name], encoding="utf-8")
 
         def build_extensions(self):
             while self.extensions:
@@ -89,18 +91,18 @@ def forgiving(build_ext: type, left_out: dict[str, str]) -> type:
                     super().build_extensions()
                     break
                 except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-                    # PyTorch refuses a compiler before it starts it, most often CUDA's: the other may do.
-                    left_out[self.extensions.pop().name] = one_line(error)
+                    # PyTorch rejects a compiler before it builds anything, most often CUDA's, which comes last.
+                    skipped[self.extensions.pop().name] = join_lines(error)
 
         def build_extension(self, extension):
             try:
                 super().build_extension(extension)
             except Exception as error:
-                left_out[extension.name] = one_line(error)
+                skipped[extension.name] = join_lines(error)
                 raise
 
-    return Forgiving
+    return OptionalBuildExt
 
 
 if __name__ == "__main__":
-    setup(**extensions())
+    setup(**list_extensions())

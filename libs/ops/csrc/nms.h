@@ -1,7 +1,7 @@
-// 1-D non-maximum suppression of one video, for CPUs and GPUs. Nothing of PyTorch here: the bindings are beside it.
+// 1-D non-maximum suppression of one video, for CPUs and GPUs. This file does not depend on PyTorch.
 //
-// Picks of a group come in falling score and touch their own group alone. So the best of all groups, max_seg_num times,
-// is what exhausting each group and sorting would give, and that is all that either kernel does.
+// A pick changes scores of its own group only, and the picks of a group have descending scores. Therefore picking the best
+// candidate of all groups max_seg_num times gives the same as NMS of each group followed by sorting. Both kernels do that.
 #pragma once
 
 #include <cmath>
@@ -22,10 +22,10 @@ struct NmsOptions {
   float iou_threshold;   // hard and linear: IoU from which segments compete
   float sigma;           // Gaussian: scores decay by exp(-IoU^2 / sigma)
   float min_score;       // decayed scores below it are dropped
-  int64_t max_seg_num;   // picks at most
+  int64_t max_seg_num;   // largest number of picks
 };
 
-constexpr float kGone = -INFINITY;  // the score of what is picked or dropped
+constexpr float kGone = -INFINITY;  // the score of candidates that are picked or dropped
 
 // n candidates of one video; only segments of one group compete.
 struct Candidates {
@@ -35,12 +35,12 @@ struct Candidates {
   int64_t n;
 
   UNIAV_HD float first_score(int64_t row, const NmsOptions& options) const {
-    const bool races = options.method != NmsMethod::kHard || scores[row] > options.min_score;
-    return races ? scores[row] : kGone;
+    const bool competes = options.method != NmsMethod::kHard || scores[row] > options.min_score;
+    return competes ? scores[row] : kGone;
   }
 };
 
-// Where the picks of one video go: row numbers and (decayed) scores, falling.
+// Output of one video: row numbers and (decayed) scores of the picks, in descending order of score.
 struct Picks {
   int64_t* rows;
   float* scores;
@@ -50,13 +50,13 @@ struct Scored {
   float score;
   int64_t row;
 
-  // The order of picking; of equal scores the earlier row. kGone leads nothing.
+  // The order of picking: higher scores first, and the earlier row of equal scores.
   UNIAV_HD bool leads(const Scored& other) const {
     return score > other.score || (score == other.score && row < other.row);
   }
 };
 
-// A score after `picked` was picked from the same group: decayed, or kGone.
+// The score of segment `own` after `picked` was picked from its group: decayed, or kGone.
 UNIAV_HD inline float decayed(float score, const float* picked, const float* own, const NmsOptions& options) {
   const float inter = fmaxf(0.0f, fminf(picked[1], own[1]) - fmaxf(picked[0], own[0]));
   const float areas = (picked[1] - picked[0] + 1e-6f) + (own[1] - own[0] + 1e-6f);

@@ -1,16 +1,16 @@
-// NMS of one video by a block of threads, which share the candidates out. For GPUs; on the host a test runs it.
+// NMS of one video by a block of threads, each with a part of the candidates. It runs on GPUs, and on the host in a test.
 #pragma once
 
 #include "nms.h"
 
 namespace uniav {
 
-// Block: rank() and size() of this thread, leader(mine): the one of all threads' `mine` that leads, told to every thread,
-// none of which goes on before all have called. scores_now (n): scratch.
+// Block has rank() and size(), and leader(mine), which waits for all threads and returns the leading one of their `mine` to
+// each of them. scores_now (n) is scratch memory.
 //
-// A pass a pick: the scores of its group decay, and the next is found. Each thread visits the same rows in every pass, so
-// it reads what it wrote itself. Threads that part ways wait for each other, so each puts the last row that is to decay
-// off to the pass's end, where all have theirs; with many classes it has no other.
+// Each pass handles one pick: scores of its group decay, and the next pick is found. A thread visits the same rows in every
+// pass, so it reads only scores that it wrote itself. Divergent threads of a warp wait for each other, so each thread
+// postpones its last decay to the end of the pass, where all threads decay together. With many classes it is the only one.
 template <class Block>
 UNIAV_HD int64_t nms_block(Block& block, const Candidates& all, const NmsOptions& options, float* scores_now,
                            const Picks& picks) {
@@ -26,7 +26,7 @@ UNIAV_HD int64_t nms_block(Block& block, const Candidates& all, const NmsOptions
       const Scored own{score, row};
       if (score > kGone && own.leads(mine)) mine = own;
     };
-    int64_t put_off = -1;
+    int64_t postponed = -1;
     for (int64_t first = block.rank(); first < all.n; first += kAtOnce * block.size()) {
       float scores[kAtOnce];
       int64_t groups[kAtOnce];
@@ -38,14 +38,14 @@ UNIAV_HD int64_t nms_block(Block& block, const Candidates& all, const NmsOptions
       for (int i = 0; i < kAtOnce; ++i) {
         const int64_t row = first + i * block.size();
         if (picked >= 0 && groups[i] == group && scores[i] > kGone) {
-          if (put_off >= 0) decay(put_off);
-          put_off = row;
+          if (postponed >= 0) decay(postponed);
+          postponed = row;
         } else if (const Scored own{scores[i], row}; scores[i] > kGone && own.leads(mine)) {
           mine = own;
         }
       }
     }
-    if (put_off >= 0) decay(put_off);
+    if (postponed >= 0) decay(postponed);
     const Scored best = block.leader(mine);
     if (!(best.score > kGone)) return count;
     picked = best.row;

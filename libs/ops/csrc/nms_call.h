@@ -1,4 +1,4 @@
-// What both bindings of uniav::nms_1d share: its arguments, checked, and its outputs.
+// Shared by both bindings of uniav::nms_1d: validated arguments, and outputs.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -23,7 +23,7 @@ struct NmsCall {
   at::Tensor segments, scores, groups, splits;
   at::Tensor rows, kept, counts;
 
-  // Looks at the values once (on a GPU: waits for the device once), whatever the number of videos.
+  // Reads the values once for any number of videos, so a GPU is waited for once.
   NmsCall(const at::Tensor& segments, const at::Tensor& scores, const at::Tensor& groups, const at::Tensor& splits,
           c10::string_view method, double iou_threshold, double sigma, double min_score, int64_t max_seg_num)
       : options{parse_method(method), static_cast<float>(iou_threshold), static_cast<float>(sigma),
@@ -45,10 +45,10 @@ struct NmsCall {
     TORCH_CHECK_VALUE(max_seg_num >= 0, "expected max_seg_num >= 0, got ", max_seg_num);
     const at::Tensor rising = splits.slice(0, 1).ge(splits.slice(0, 0, videos)).all() & splits.ge(0).all();
     const at::Tensor fits = rising & splits.le(n).all();
-    const at::Tensor spoiled = (scores - scores).any() | (segments - segments).any();  // NaN where not finite, else 0
-    const at::Tensor good = at::stack({fits, spoiled.logical_not()}).cpu();
-    TORCH_CHECK_VALUE(good[0].item<bool>(), "expected splits that rise between 0 and N");
-    TORCH_CHECK_VALUE(good[1].item<bool>(), "a segment or score is NaN or infinite");
+    const at::Tensor not_finite = (scores - scores).any() | (segments - segments).any();  // x - x is NaN unless x is finite
+    const at::Tensor valid = at::stack({fits, not_finite.logical_not()}).cpu();
+    TORCH_CHECK_VALUE(valid[0].item<bool>(), "expected splits that rise between 0 and N");
+    TORCH_CHECK_VALUE(valid[1].item<bool>(), "a segment or score is NaN or infinite");
     rows = at::zeros({videos, max_seg_num}, groups.options());
     kept = at::zeros({videos, max_seg_num}, scores.options());
     counts = at::zeros({videos}, groups.options());

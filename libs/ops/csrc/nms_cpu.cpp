@@ -1,4 +1,4 @@
-// Binds the CPU kernel to the operator uniav::nms_1d, which libs/ops/nms.py declares. Videos share the threads.
+// Binds the CPU kernel to the operator uniav::nms_1d, which libs/ops/nms.py declares. Videos are spread over threads.
 #include <torch/library.h>
 
 #include <ATen/Parallel.h>

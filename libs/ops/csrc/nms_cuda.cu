@@ -1,4 +1,4 @@
-// The CUDA kernel: a block of threads a video. Nothing of PyTorch here: the binding is nms_cuda_binding.cpp.
+// The CUDA kernel: one block of threads per video. It does not depend on PyTorch; the binding is nms_cuda_binding.cpp.
 #include <cuda_runtime.h>
 
 #include "nms_block.h"
@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kWarp = 32, kThreads = 1024, kWarps = kThreads / kWarp;
 
-// Two sets of slots in turn: while one is read, the next round may already fill the other.
+// Two sets of slots alternate, so the next round may write one while the other is still read.
 struct CudaBlock {
   Scored (*slots)[kWarps];
   int turn = 0;
@@ -36,7 +36,7 @@ struct CudaBlock {
     return mine;
   }
 };
-static_assert(kWarps == kWarp, "the second round of leader() takes a warp of slots");
+static_assert(kWarps == kWarp, "the second round of leader() reads one slot per lane");
 
 __global__ void __launch_bounds__(kThreads, 1) nms_kernel(const NmsBatch batch, const NmsOptions options) {
   __shared__ Scored slots[2][kWarps];
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kThreads, 1) nms_kernel(const NmsBatch batch, 
     const Picks picks{batch.picks.rows + v * options.max_seg_num, batch.picks.scores + v * options.max_seg_num};
     const int64_t count = nms_block(block, own, options, batch.scores_now + first, picks);
     if (threadIdx.x == 0) batch.counts[v] = count;
-    __syncthreads();  // the first thread wrote the picks
+    __syncthreads();  // thread 0 wrote the picks
     for (int64_t i = threadIdx.x; i < count; i += kThreads) picks.rows[i] += first;
   }
 }

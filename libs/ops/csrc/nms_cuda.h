@@ -1,4 +1,4 @@
-// What the CUDA kernel offers its binding; includes nothing of CUDA, so that any compiler reads it.
+// Interface of the CUDA kernel for its binding. It includes no CUDA header, so any C++ compiler reads it.
 #pragma once
 
 #include "nms.h"
@@ -7,7 +7,7 @@ struct CUstream_st;
 
 namespace uniav {
 
-// A batch of videos on the device; all pointers are device pointers. Video v owns rows splits[v] … splits[v + 1] - 1.
+// A batch of videos; all pointers are device pointers. Video v has rows splits[v] … splits[v + 1] - 1.
 struct NmsBatch {
   Candidates all;         // of all videos
   const int64_t* splits;  // (videos + 1)
@@ -17,7 +17,7 @@ struct NmsBatch {
   int64_t* counts;        // (videos)
 };
 
-// Queues the kernel on a stream. Returns nullptr, or what CUDA says is wrong.
+// Queues the kernel on a stream. Returns nullptr or CUDA's error message.
 const char* launch_nms(const NmsBatch& batch, const NmsOptions& options, CUstream_st* stream);
 
 }  // namespace uniav

@@ -1,7 +1,7 @@
-// NMS of one video by one CPU thread: a heap of scores that may be out of date.
+// NMS of one video by one CPU thread, with a heap of scores that may be outdated.
 //
-// Scores only fall, so a candidate's last known score is a bound of its score now. The candidate that leads by it is
-// brought up to date, by the picks since; if it still leads it is the next pick. Most are never brought up to date.
+// Scores only decrease, so an outdated score is an upper bound. The candidate with the highest bound is updated with the
+// picks since its last update. If it still leads, it is the next pick. Most candidates are never updated.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 namespace uniav {
 
 struct Bounded : Scored {
-  int64_t seen;  // the first so many picks are in the score
+  int64_t seen;  // number of picks that the score includes
 };
 
 inline int64_t nms_heap(const Candidates& all, const NmsOptions& options, const Picks& picks) {

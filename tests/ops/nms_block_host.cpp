@@ -1,4 +1,4 @@
-// The GPU's algorithm on the host: a block of std::threads, or of one. Called by tests/test_nms.py.
+// The GPU's algorithm on the host, with a block of std::threads. Called by test_nms.py.
 #include <barrier>
 #include <thread>
 #include <vector>
@@ -8,9 +8,9 @@
 namespace {
 
 struct Shared {
-  explicit Shared(int threads) : barrier(threads), said(static_cast<size_t>(threads)) {}
+  explicit Shared(int threads) : barrier(threads), slots(static_cast<size_t>(threads)) {}
   std::barrier<> barrier;
-  std::vector<uniav::Scored> said;
+  std::vector<uniav::Scored> slots;
 };
 
 struct HostBlock {
@@ -18,12 +18,12 @@ struct HostBlock {
   int64_t own_rank;
 
   int64_t rank() const { return own_rank; }
-  int64_t size() const { return static_cast<int64_t>(shared.said.size()); }
+  int64_t size() const { return static_cast<int64_t>(shared.slots.size()); }
 
   uniav::Scored leader(uniav::Scored mine) {
-    shared.said[static_cast<size_t>(own_rank)] = mine;
+    shared.slots[static_cast<size_t>(own_rank)] = mine;
     shared.barrier.arrive_and_wait();
-    for (const uniav::Scored& other : shared.said)
+    for (const uniav::Scored& other : shared.slots)
       if (other.leads(mine)) mine = other;
     shared.barrier.arrive_and_wait();
     return mine;

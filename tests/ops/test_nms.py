@@ -1,4 +1,4 @@
-"""NMS on every kernel against loops: C++, PyTorch, CUDA's algorithm on the host, CUDA itself where there is a GPU."""
+"""NMS of every kernel against plain loops: C++, PyTorch, CUDA's algorithm on the host, and CUDA if there is a GPU."""
 
 import contextlib
 import ctypes
@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from libs.core.types import Prediction
-from libs.modeling.postprocess import decode
+from libs.modeling.postprocess import decode_predictions
 from libs.ops.nms import NMS_METHODS, nms_1d, nms_1d_torch, vote_segments
-from setup import CPU, CUDA, CUDA_ARCHITECTURES, forgiving
+from setup import CPU, CUDA, CUDA_ARCHITECTURES, make_optional
 from tests import oracles
 from tests.conftest import ROOT
 
@@ -25,7 +25,7 @@ SETTINGS = {"iou_threshold": 0.5, "sigma": 0.4, "min_score": 0.01, "max_seg_num"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 NEEDS_COMPILER = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
-LARGE = 2**31 // 8 + 1000  # candidates whose segments take more than 2^31 bytes
+LARGE = 2**31 // 8 + 1000  # candidates with segments of more than 2^31 bytes
 
 
 @functools.cache
@@ -35,14 +35,14 @@ def host_library() -> ctypes.CDLL:
 
     out = Path(tempfile.mkdtemp()) / "nms_block_host.so"
     command = [COMPILER, "-std=c++20", "-O2", "-shared", "-fPIC", "-pthread", f"-I{CSRC}"]
-    subprocess.run([*command, str(ROOT / "tests/nms_block_host.cpp"), "-o", str(out)], check=True)
+    subprocess.run([*command, str(ROOT / "tests/ops/nms_block_host.cpp"), "-o", str(out)], check=True)
     library = ctypes.CDLL(str(out))
     library.nms_block_host.restype = ctypes.c_int64
     return library
 
 
 def nms_block(threads, segments, scores, groups, splits, method, iou_threshold, sigma, min_score, max_seg_num):
-    """The CUDA kernel's algorithm with a block of `threads` host threads; the operator's contract."""
+    """Run the CUDA kernel's algorithm with a block of `threads` host threads."""
     videos = len(splits) - 1
     rows = torch.zeros(videos, max_seg_num, dtype=torch.int64)
     kept, counts = torch.zeros(videos, max_seg_num), torch.zeros(videos, dtype=torch.int64)
@@ -74,20 +74,20 @@ KERNELS = [
     pytest.param(functools.partial(nms_block, 7), id="block-of-7", marks=NEEDS_COMPILER),
     pytest.param(nms_cuda, id="cuda", marks=NEEDS_GPU),
 ]
-OPERATORS = [KERNELS[0], KERNELS[1], KERNELS[-1]]  # those that check what they are given
+OPERATORS = [KERNELS[0], KERNELS[1], KERNELS[-1]]  # these check their arguments
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 
-def candidates(n: int, classes: int, seed: int):
+def make_candidates(n: int, classes: int, seed: int):
     rng = np.random.default_rng(seed)
     start = rng.uniform(0, 50, n)
     segments = np.stack([start, start + rng.uniform(0.5, 20, n)], axis=1).astype(np.float32)
     return segments, rng.uniform(0, 1, n).astype(np.float32), rng.integers(classes, size=n)
 
 
-def several(sizes, classes):
-    """Candidates of several videos, one after the other, and each video's alone."""
-    videos = [candidates(n, classes, seed) for seed, n in enumerate(sizes)]
+def make_videos(sizes, classes):
+    """Make the candidates of several videos, separately and concatenated."""
+    videos = [make_candidates(n, classes, seed) for seed, n in enumerate(sizes)]
     joined = [torch.from_numpy(np.concatenate(column)) for column in zip(*videos, strict=True)]
     return videos, joined, torch.tensor([0, *np.cumsum(sizes)])
 
@@ -96,9 +96,8 @@ def several(sizes, classes):
 @pytest.mark.parametrize("method", NMS_METHODS)
 @pytest.mark.parametrize("classes", [4, 1])
 @pytest.mark.parametrize("multiclass", [True, False])
-def test_like_exhausting_each_class(kernel, method, classes, multiclass):
-    """Videos with many candidates, without any, with one."""
-    videos, (segments, scores, labels), splits = several((60, 0, 1, 200), classes)
+def test_nms_each_kernel_equals_plain_loops(kernel, method, classes, multiclass):
+    videos, (segments, scores, labels), splits = make_videos((60, 0, 1, 200), classes)
     groups = labels if multiclass else torch.zeros_like(labels)
     rows, kept, counts = kernel(segments, scores, groups, splits, method, *SETTINGS.values())
     for v, video in enumerate(videos):
@@ -110,20 +109,20 @@ def test_like_exhausting_each_class(kernel, method, classes, multiclass):
         assert not kept[v, counts[v] :].any()
 
 
-def test_the_wrapper_is_the_operator():
-    _, (segments, scores, labels), splits = several((60, 30), 4)
-    given = (segments.double(), scores.double(), labels, splits)
+def test_nms_1d_any_dtype_equals_operator():
+    _, (segments, scores, labels), splits = make_videos((60, 30), 4)
+    arguments = (segments.double(), scores.double(), labels, splits)
     for multiclass, groups in ((True, labels), (False, torch.zeros_like(labels))):
         expected = torch.ops.uniav.nms_1d(segments, scores, groups, splits, "hard", *SETTINGS.values())
-        for x, y in zip(nms_1d(*given, method="hard", multiclass=multiclass, **SETTINGS), expected, strict=True):
+        for x, y in zip(nms_1d(*arguments, method="hard", multiclass=multiclass, **SETTINGS), expected, strict=True):
             assert torch.equal(x, y)
 
 
 @every_kernel
-def test_touching_and_equal_segments(kernel):
+def test_nms_touching_segments_only_equal_one_removed(kernel):
     segments = torch.tensor([[0.0, 1.0], [1.0, 2.0], [0.0, 1.0]])
-    given = (segments, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.int64), torch.tensor([0, 3]))
-    rows, kept, counts = kernel(*given, "hard", 0.7, 0.4, 0.001, 100)
+    arguments = (segments, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.int64), torch.tensor([0, 3]))
+    rows, kept, counts = kernel(*arguments, "hard", 0.7, 0.4, 0.001, 100)
     assert counts.tolist() == [2]
     assert rows[0, :2].tolist() == [0, 1]
     assert kept[0, :2].tolist() == pytest.approx([0.9, 0.8])
@@ -131,42 +130,41 @@ def test_touching_and_equal_segments(kernel):
 
 @every_kernel
 @pytest.mark.parametrize("method", NMS_METHODS)
-def test_of_equal_scores_the_earlier_row(kernel, method):
-    """All scores alike, nothing overlaps: the rows in their order, whatever their class."""
+def test_nms_equal_scores_earlier_row_first(kernel, method):
+    """Equal scores without overlaps: rows in their order, of any class."""
     start = torch.arange(50.0).flip(0) * 2
     groups = torch.arange(50) % 3
-    given = (torch.stack([start, start + 1], 1), torch.full((50,), 0.5), groups, torch.tensor([0, 50]))
-    assert kernel(*given, method, 0.7, 0.4, 0.001, 30)[0].tolist() == [list(range(30))]
+    arguments = (torch.stack([start, start + 1], 1), torch.full((50,), 0.5), groups, torch.tensor([0, 50]))
+    assert kernel(*arguments, method, 0.7, 0.4, 0.001, 30)[0].tolist() == [list(range(30))]
 
 
 @every_kernel
-def test_nothing_to_do(kernel):
-    """No video; a video without candidates; no picks wanted."""
-    nothing = (torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    rows, kept, counts = kernel(*nothing, torch.tensor([0]), "soft", 0.7, 0.4, 0.001, 5)
+def test_nms_empty_input_no_picks(kernel):
+    empty = (torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    rows, kept, counts = kernel(*empty, torch.tensor([0]), "soft", 0.7, 0.4, 0.001, 5)
     assert (rows.shape, kept.shape, counts.shape) == ((0, 5), (0, 5), (0,))
-    assert kernel(*nothing, torch.tensor([0, 0, 0]), "soft", 0.7, 0.4, 0.001, 5)[2].tolist() == [0, 0]
+    assert kernel(*empty, torch.tensor([0, 0, 0]), "soft", 0.7, 0.4, 0.001, 5)[2].tolist() == [0, 0]
     one = (torch.tensor([[0.0, 1.0]]), torch.ones(1), torch.zeros(1, dtype=torch.int64), torch.tensor([0, 1]))
     assert kernel(*one, "soft", 0.7, 0.4, 0.001, 0)[2].tolist() == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [*OPERATORS[::2], KERNELS[2]])
-def test_more_than_2_to_the_31_bytes(kernel):
-    """Candidates that matter lie at both ends of a tensor whose byte offsets need more than 31 bits."""
+def test_nms_more_than_2_to_the_31_bytes_both_ends_found(kernel):
+    """The picks are at both ends of a tensor with byte offsets of more than 31 bits."""
     if sys.platform == "linux":
         pages = Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]
         if int(pages) < 16e6:
             pytest.skip("needs 16 GB of free memory")
-    segments, scores = torch.zeros(LARGE, 2), torch.full((LARGE,), -torch.inf)
-    scores[:] = 0.0001  # below min_score once anything of their class is picked over them
-    ends = torch.tensor([5, LARGE - 1, LARGE - 3])
-    segments[ends] = torch.tensor([[0.0, 10.0], [0.0, 9.0], [20.0, 30.0]])
-    scores[ends] = torch.tensor([0.5, 0.9, 0.7])
+    segments, scores = torch.zeros(LARGE, 2), torch.full((LARGE,), 0.0001)  # all below min_score
+    ends = torch.tensor([5, 7, LARGE - 1, LARGE - 3])
+    segments[ends] = torch.tensor([[0.0, 10.0], [40.0, 50.0], [0.0, 9.0], [20.0, 30.0]])
+    scores[ends] = torch.tensor([0.5, 0.6, 0.9, 0.7])
     groups = torch.zeros(LARGE, dtype=torch.int64)
-    rows, kept, counts = kernel(segments, scores, groups, torch.tensor([0, LARGE]), "soft", 0.7, 0.4, 0.001, 3)
+    rows, kept, counts = kernel(segments, scores, groups, torch.tensor([0, LARGE]), "hard", 0.7, 0.4, 0.001, 4)
     assert counts.tolist() == [3]
-    assert rows.tolist() == [[LARGE - 1, LARGE - 3, 5]]
-    assert kept[0].tolist() == pytest.approx([0.9, 0.7, 0.5 * np.exp(-(0.9**2) / 0.4)], abs=1e-5)
+    assert rows[0, :3].tolist() == [LARGE - 1, LARGE - 3, 7]  # row 5 overlaps the best
+    assert kept[0, :3].tolist() == pytest.approx([0.9, 0.7, 0.6])
 
 
 @pytest.mark.parametrize("kernel", OPERATORS)
@@ -183,16 +181,16 @@ def test_more_than_2_to_the_31_bytes(kernel):
         ((2, 2), [[0, 2], [2, 4]]),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(kernel, segments, splits):
+def test_nms_wrong_shapes_raise(kernel, segments, splits):
     splits = torch.tensor(splits, dtype=torch.int64)
-    given = (torch.zeros(segments), torch.ones(2), torch.zeros(2, dtype=torch.int64), splits)
+    arguments = (torch.zeros(segments), torch.ones(2), torch.zeros(2, dtype=torch.int64), splits)
     with pytest.raises(ValueError, match="expected"):
-        kernel(*given, "soft", 0.7, 0.4, 0.001, 3)
+        kernel(*arguments, "soft", 0.7, 0.4, 0.001, 3)
 
 
 @pytest.mark.parametrize("kernel", OPERATORS)
 @pytest.mark.parametrize(
-    ("column", "change", "said"),
+    ("column", "change", "message"),
     [
         (1, lambda x: x[:, None], "scores"),
         (2, lambda x: x[:, None], "groups"),
@@ -203,26 +201,26 @@ def test_shapes_that_do_not_fit_are_refused(kernel, segments, splits):
         (3, torch.Tensor.int, "int64"),
     ],
 )
-def test_columns_that_do_not_fit_are_refused(kernel, column, change, said):
-    given = [torch.rand(4, 2), torch.rand(4), torch.zeros(4, dtype=torch.int64), torch.tensor([0, 4])]
-    given[column] = change(given[column])
-    with pytest.raises(ValueError, match=f"expected .*{said}"):
-        kernel(*given, "soft", 0.7, 0.4, 0.001, 3)
+def test_nms_wrong_columns_raise(kernel, column, change, message):
+    arguments = [torch.rand(4, 2), torch.rand(4), torch.zeros(4, dtype=torch.int64), torch.tensor([0, 4])]
+    arguments[column] = change(arguments[column])
+    with pytest.raises(ValueError, match=f"expected .*{message}"):
+        kernel(*arguments, "soft", 0.7, 0.4, 0.001, 3)
 
 
 @pytest.mark.parametrize("kernel", OPERATORS)
-@pytest.mark.parametrize("spoiled", [0, 1])
+@pytest.mark.parametrize("column", [0, 1])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_is_not_finite_is_refused(kernel, spoiled, value):
-    given = [torch.rand(4, 2), torch.rand(4)]
-    given[spoiled].view(-1)[2] = value
+def test_nms_not_finite_raises(kernel, column, value):
+    arguments = [torch.rand(4, 2), torch.rand(4)]
+    arguments[column].view(-1)[2] = value
     with pytest.raises(ValueError, match="a segment or score is NaN or infinite"):
-        kernel(*given, torch.zeros(4, dtype=torch.int64), torch.tensor([0, 4]), "soft", 0.7, 0.4, 0.001, 3)
+        kernel(*arguments, torch.zeros(4, dtype=torch.int64), torch.tensor([0, 4]), "soft", 0.7, 0.4, 0.001, 3)
 
 
 @pytest.mark.parametrize("kernel", OPERATORS)
 @pytest.mark.parametrize(
-    ("said", "method", "sigma", "max_seg_num"),
+    ("message", "method", "sigma", "max_seg_num"),
     [
         ("soft, soft_linear or hard", "no", 0.4, 3),
         ("expected sigma > 0", "soft", -1.0, 3),
@@ -230,21 +228,21 @@ def test_what_is_not_finite_is_refused(kernel, spoiled, value):
         ("expected max_seg_num >= 0", "soft", 0.4, -1),
     ],
 )
-def test_options_that_do_not_fit_are_refused(kernel, said, method, sigma, max_seg_num):
-    given = (torch.rand(1, 2), torch.rand(1), torch.zeros(1, dtype=torch.int64), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match=said):
-        kernel(*given, method, 0.7, sigma, 0.001, max_seg_num)
+def test_nms_wrong_options_raise(kernel, message, method, sigma, max_seg_num):
+    arguments = (torch.rand(1, 2), torch.rand(1), torch.zeros(1, dtype=torch.int64), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=message):
+        kernel(*arguments, method, 0.7, sigma, 0.001, max_seg_num)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
-def test_opcheck(device):
-    given = [torch.from_numpy(x).to(device) for x in candidates(30, 3, 0)]
+def test_nms_operator_passes_opcheck(device):
+    arguments = [torch.from_numpy(x).to(device) for x in make_candidates(30, 3, 0)]
     splits = torch.tensor([0, 10, 30], device=device)
-    torch.library.opcheck(torch.ops.uniav.nms_1d.default, (*given, splits, "soft", 0.7, 0.4, 0.001, 8))
+    torch.library.opcheck(torch.ops.uniav.nms_1d.default, (*arguments, splits, "soft", 0.7, 0.4, 0.001, 8))
 
 
-def test_voting():
-    segments, scores, _ = candidates(40, 1, 3)
+def test_vote_segments_equals_weighted_mean():
+    segments, scores, _ = make_candidates(40, 1, 3)
     kept = segments[:5]
     expected = []
     for segment in kept:
@@ -253,7 +251,7 @@ def test_voting():
         weights = scores * (iou >= 0.5)
         expected.append((weights[:, None] * segments).sum(0) / weights.sum())
     kept, segments, scores = (torch.from_numpy(x) for x in (kept, segments, scores))
-    # Three videos: the one above, one without candidates, and one of the first ten alone.
+    # Three videos: all candidates, none, and the first ten alone.
     segments, scores = torch.cat([segments, segments[:10]]), torch.cat([scores, scores[:10]])
     found = vote_segments(torch.stack([kept] * 3), segments, scores, torch.tensor([0, 40, 40, 50]), 0.5)
     np.testing.assert_allclose(found[0], expected, rtol=1e-5)
@@ -266,9 +264,9 @@ def test_voting():
 @NEEDS_GPU
 @pytest.mark.parametrize("multiclass", [True, False])
 @pytest.mark.parametrize("method", NMS_METHODS)
-@pytest.mark.filterwarnings("error::RuntimeWarning")  # as where the CUDA kernel is missing
-def test_decoding_on_the_gpu_is_the_cpus(method, multiclass):
-    """Voting too; and the candidates never leave the device."""
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # which a missing CUDA kernel causes
+def test_decode_on_gpu_equals_cpu(method, multiclass):
+    """Includes voting. Candidates stay on the device."""
     from libs.core.configfile import from_tree
     from libs.core.types import Clip
     from libs.modeling.points import make_points
@@ -286,14 +284,14 @@ def test_decoding_on_the_gpu_is_the_cpus(method, multiclass):
     found = []
     for device in ("cpu", "cuda"):
         tensors = (x.to(device) for x in (logits, offsets, torch.ones(3, len(points), dtype=torch.bool), points))
-        found.append(decode(Prediction(*tensors, sizes), clips, task))
+        found.append(decode_predictions(Prediction(*tensors, sizes), clips, task))
     assert found[0].labels.tolist() == found[1].labels.tolist()
     np.testing.assert_allclose(found[1].scores, found[0].scores, atol=1e-5)
     np.testing.assert_allclose(found[1].segments, found[0].segments, atol=1e-4)
 
 
-def test_without_the_extension_one_warning(tmp_path):
-    """A copy of the operator without its built extension warns once, says why, and still works."""
+def test_nms_without_extension_warns_once(tmp_path):
+    """A copy of the operator without its extension warns once with the reason, and works."""
     (tmp_path / "nms.py").write_text((ROOT / "libs/ops/nms.py").read_text())
     (tmp_path / "_nms_cpu.txt").write_text("g++ failed")
     code = (
@@ -309,27 +307,27 @@ def test_without_the_extension_one_warning(tmp_path):
     assert "INSTALL.md" in done.stderr
 
 
-def test_the_extension_is_built():
-    """`make install` has a compiler here; the fallback must not go unnoticed."""
+def test_extension_is_built():
+    """Otherwise all tests would run on the fallback."""
     assert list((ROOT / "libs/ops").glob("_nms_cpu*")), "the C++ extension was not built"
 
 
 @NEEDS_GPU
-def test_the_cuda_extension_is_built():
+def test_cuda_extension_is_built():
     assert list((ROOT / "libs/ops").glob("_nms_cuda*")), "the CUDA extension was not built: install nvcc"
 
 
 @pytest.mark.parametrize(
-    ("refused", "built", "noted"),
+    ("rejected", "built", "notes"),
     [
         ((CUDA,), [CPU], {CUDA: "The current installed version of g++ is too new"}),
         ((CPU,), [], dict.fromkeys((CPU, CUDA), "The current installed version of g++ is too new")),
         ((), [CPU, CUDA], {}),
     ],
 )
-def test_compilers_that_do_not_fit_leave_extensions_out(tmp_path, capsys, refused, built, noted):
+def test_setup_rejected_compiler_leaves_extension_out(tmp_path, capsys, rejected, built, notes):
     class BuildExt:
-        """As PyTorch's, which looks at the compilers before it builds anything."""
+        """Like PyTorch's, which checks the compilers before it builds anything."""
 
         def __init__(self):
             self.extensions = [types.SimpleNamespace(name=name) for name in (CPU, CUDA)]
@@ -339,7 +337,7 @@ def test_compilers_that_do_not_fit_leave_extensions_out(tmp_path, capsys, refuse
             self.build_extensions()
 
         def build_extensions(self):
-            if any(extension.name in refused for extension in self.extensions):
+            if any(extension.name in rejected for extension in self.extensions):
                 raise RuntimeError("The current installed version\nof g++ is too new")
             self.built = [extension.name for extension in self.extensions]
 
@@ -347,18 +345,17 @@ def test_compilers_that_do_not_fit_leave_extensions_out(tmp_path, capsys, refuse
             return str(tmp_path / f"{name}.so")
 
     (tmp_path / "_nms_cpu.txt").write_text("of an earlier build")
-    build = forgiving(BuildExt, {})()
+    build = make_optional(BuildExt, {})()
     build.run()
     assert build.built == built
-    notes = {f"libs.ops.{path.stem}": path.read_text() for path in tmp_path.glob("*.txt")}
-    assert notes == noted
-    told = capsys.readouterr().err
-    assert all(f"{name} is left out: {why}; see INSTALL.md" in told for name, why in noted.items())
+    assert {f"libs.ops.{path.stem}": path.read_text() for path in tmp_path.glob("*.txt")} == notes
+    err = capsys.readouterr().err
+    assert all(f"{name} is left out: {reason}; see INSTALL.md" in err for name, reason in notes.items())
 
 
-def test_a_compiler_that_fails_is_noted(tmp_path):
+def test_setup_failed_compiler_is_noted(tmp_path):
     class BuildExt:
-        """As setuptools', which goes on after the failure of what is optional."""
+        """Like setuptools', which goes on after an optional extension fails."""
 
         def run(self):
             with contextlib.suppress(OSError):
@@ -370,26 +367,16 @@ def test_a_compiler_that_fails_is_noted(tmp_path):
         def get_ext_fullpath(self, name):
             return str(tmp_path / "libs/ops/_nms.so")
 
-    forgiving(BuildExt, {CUDA: "no nvcc found"})().run()
+    make_optional(BuildExt, {CUDA: "no nvcc found"})().run()
     notes = {path.name: path.read_text() for path in tmp_path.glob("libs/ops/*")}
     assert notes == {"_nms_cpu.txt": "g++ failed with exit code 1", "_nms_cuda.txt": "no nvcc found"}
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, CUDA's compiler")
-def test_the_cuda_kernel_compiles(tmp_path):
-    """For every card it is built for, without anything of PyTorch."""
+def test_cuda_kernel_compiles(tmp_path):
+    """For every card of setup.py, without PyTorch."""
     flags = [f"-gencode=arch={architecture}" for architecture in CUDA_ARCHITECTURES]
-    command = [
-        "nvcc",
-        "-std=c++17",
-        "-O3",
-        "--fmad=false",
-        "-Werror",
-        "all-warnings",
-        *flags,
-        "-c",
-        CSRC / "nms_cuda.cu",
-    ]
-    done = subprocess.run([*map(str, command), "-o", str(tmp_path / "nms.o")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "nms.o").stat().st_size > 0
+    out = tmp_path / "nms.o"
+    options = ["-std=c++17", "-O3", "--fmad=false", "-Werror", "all-warnings", *flags]
+    subprocess.run(["nvcc", *options, "-c", str(CSRC / "nms_cuda.cu"), "-o", str(out)], check=True)
+    assert out.stat().st_size > 0
