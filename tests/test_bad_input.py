@@ -2,10 +2,7 @@
 
 import json
 import pickle
-import subprocess
-import sys
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -172,23 +169,6 @@ def test_bad_arguments(tiny, run_script, arguments, expected):
     assert not (tiny / "ckpt").exists()
 
 
-def test_a_broken_pack(tiny, run_script):
-    pack = tiny / "broken.h5"
-    arguments = [tiny / "tiny.yaml", "-o", f"TASK2.dataset.feat_folder={pack}", "--tasks", "2"]
-    pack.write_bytes(b"no HDF5")
-    assert_one_line(*run_script("train.py", *arguments)[::2], "broken.h5: not a readable HDF5 pack")
-    with h5py.File(pack, "w") as file:
-        file["visual"] = 3
-    assert_one_line(*run_script("train.py", *arguments)[::2], "12 of 12 videos missing")
-
-
-def test_a_pack_of_other_videos(tiny, run_script):
-    pack = tiny / "val.h5"
-    assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack, "--splits", "val")[0] == 0
-    arguments = [tiny / "tiny.yaml", "-o", f"TASK2.dataset.feat_folder={pack}", "--tasks", "2"]
-    assert_one_line(*run_script("train.py", *arguments)[::2], "12 of 12 videos missing: avel_train_0000")
-
-
 def test_bad_checkpoints(tiny, run_script):
     config, ckpt = tiny / "tiny.yaml", tiny / "some.pth.tar"
     ckpt.write_bytes(b"PK\x03\x04 broken")
@@ -248,95 +228,9 @@ def test_scores_with_bad_arguments(tiny, run_script):
     assert_one_line(status, err, "no video in split tset; the file's splits are: test, train, val")
 
 
-def test_demo_data_overwrites_nothing_of_others(tiny, run_script):
-    (tiny / "avel/av_features/made_by_make_demo_data").unlink()
-    status, _, err = run_script("tools/make_demo_data.py", tiny / "tiny.yaml")
-    assert_one_line(status, err, "avel/av_features: exists and was not made by this tool")
-    (tiny / "tal/av_features").rename(tiny / "tal/elsewhere")
-    before = (tiny / "tal/annotations/tiny.json").read_text()
-    status, _, err = run_script("tools/make_demo_data.py", tiny / "tiny.yaml")
-    assert_one_line(status, err, "tal/annotations/tiny.json: exists and was not made by this tool")
-    assert (tiny / "tal/annotations/tiny.json").read_text() == before
-    status, _, err = run_script(
-        "tools/make_demo_data.py", tiny / "tiny.yaml", "-o", "TASK1.dataset.feat_folder=planted"
-    )
-    assert_one_line(status, err, "expected a folder to write .npy files to")
-
-
 def test_an_output_folder_that_is_a_file(tiny, run_script):
     status, _, err = run_script("train.py", tiny / "tiny.yaml", "-o", f"run.output_folder={tiny / 'tiny.yaml'}")
     assert_one_line(status, err, "cannot be written")
-
-
-def test_a_full_disk_while_packing(tiny, run_script):
-    """HDF5 would crash in the middle: the space is taken first, and what was packed before goes on with more of it."""
-    resource = pytest.importorskip("resource")  # a limit on a file's size is like a disk that is full
-    pack = tiny / "pack.h5"
-    part, before = tiny / "pack.h5.part", resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    try:
-        status, _, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert_one_line(status, err, f"{part}: needs ", " MB more (File too large); free space and call again, or")
-    assert not pack.exists()
-    assert part.stat().st_size < 20_000
-    assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)[0] == 0
-    with h5py.File(pack) as packed:
-        stored = sum(array.nbytes for group in packed.values() for array in group.values())
-    assert stored < pack.stat().st_size < 1.5 * stored + 16_384  # what was taken too much is given back
-
-
-def test_two_processes_that_pack_the_same(tiny, run_script):
-    """The second touches nothing."""
-    part = tiny / "pack.h5.part"
-    code = "import h5py, sys; f = h5py.File(sys.argv[1], 'w'); f['visual/x'] = 1; f.flush(); print(); input()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code, str(part)], **pipes) as other:
-        other.stdout.readline()
-        before = part.read_bytes()
-        status, _, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", tiny / "pack.h5")
-        assert_one_line(status, err, f"{part}: another process is packing here")
-        assert part.read_bytes() == before
-        other.communicate(b"\n")
-    # That was no pack of these features, and is begun again.
-    assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", tiny / "pack.h5")[0] == 0
-    with h5py.File(tiny / "pack.h5") as packed:
-        assert len(packed["visual"]) == 25
-        assert "x" not in packed["visual"]
-
-
-def test_a_damaged_unfinished_pack(tiny, run_script, monkeypatch):
-    pack = tiny / "pack.h5"
-    part = tiny / "pack.h5.part"
-    part.write_bytes(b"no HDF5")
-    assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)[0] == 0
-
-    def broken(*_):
-        raise RuntimeError("Unable to synchronously check link existence")
-
-    monkeypatch.setattr("h5py.Group.require_group", broken)
-    status, _, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)
-    assert_one_line(status, err, f"{part}: damaged (Unable to", "remove it and call again")
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [(1e5, "visual features hold numbers that are beyond float16's 65504; use --dtype float32"), (np.nan, "NaN")],
-)
-def test_features_that_do_not_fit_a_pack(tiny, run_script, value, said):
-    path = sorted((tiny / "avel/av_features").glob("*video_finetune.npy"))[-1]
-    features = np.load(path).astype(np.float32)
-    features[0, 0] = value
-    np.save(path, features)
-    video_id = path.name.removesuffix("_one_peace_video_finetune.npy")
-    status, _, err = run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", tiny / "pack.h5")
-    assert_one_line(status, err, f"video {video_id}: ", said)
-    assert not (tiny / "pack.h5").exists()
-
-
-def test_a_pack_of_two_tasks(tiny, run_script):
-    assert_one_line(*run_script("tools/pack_features.py", tiny / "tiny.yaml", "1-2", "x.h5")[::2], "one task")
 
 
 @pytest.mark.parametrize("script", ["train.py", "eval.py"])
