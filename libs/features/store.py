@@ -22,7 +22,7 @@ from libs.core.types import Features
 from libs.features.provenance import PROVENANCE_FILE, FeatureProvenance, read_provenance
 from libs.features.sources import NpyFolder, is_pack, packed_arrays
 
-RESERVATION_BYTES = 64 * 2**20  # reserved on disk at a time, then flushed: what a killed process loses
+RESERVATION_BYTES = 64 * 2**20  # reserved at a time, then flushed; a killed process loses no more
 VIDEO_OVERHEAD_BYTES, FILE_OVERHEAD_BYTES = 4096, 65_536  # more than HDF5 writes besides the features
 
 
@@ -172,7 +172,7 @@ class PackWriter:
         """Add one video. Raises DataError on a full disk."""
         needed_bytes = features.visual.nbytes + features.audio.nbytes + VIDEO_OVERHEAD_BYTES
         if needed_bytes > self._reserved_bytes:
-            self._reserve(max(needed_bytes, min(self.expected_bytes, RESERVATION_BYTES)) + FILE_OVERHEAD_BYTES)
+            self._reserve(max(needed_bytes, min(self.expected_bytes, RESERVATION_BYTES)))
         self._reserved_bytes -= needed_bytes
         self.expected_bytes -= needed_bytes
         for modality, values in features._asdict().items():
@@ -188,7 +188,7 @@ class PackWriter:
         size = self.pack.id.get_filesize()
         with self.path.open("r+b") as file:
             try:
-                os.posix_fallocate(file.fileno(), 0, size + num_bytes)
+                os.posix_fallocate(file.fileno(), 0, size + num_bytes + FILE_OVERHEAD_BYTES)
             except OSError as error:
                 file.truncate(size)
                 if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):  # else the file system cannot reserve
