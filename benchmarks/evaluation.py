@@ -1,44 +1,38 @@
 """mAP of ActivityNet's size, and all metrics with bootstrap intervals."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from libs.evaluation.metrics.bootstrap import resample_weights
 
-from benchmarks.case import BenchmarkCase, Measured, Setting, Variant
+from benchmarks.case import BenchmarkCase, BenchmarkSettings, Builders, Measurement, Variant
 from benchmarks.plain.average_precision import average_precision
 from libs.core.config import parse_tious
 from libs.core.types import Detections, Video
+from libs.evaluation.bootstrap import resample_weights
 from libs.evaluation.metrics.average_precision import DetectionScores, score_detections
 from libs.evaluation.metrics.compute import EvaluationInput, MetricSettings, compute_metrics
 from libs.evaluation.metrics.selection import expand_metrics
 
-PUBLISHED_S = 25.5  # with two processes
 TIOUS = parse_tious("0.5:0.95:0.05")
 DURATION_S = 120.0
-WRITTEN_OUT = 5  # resamples that the plain way computes, from which its time for all is taken
+PLAIN_RESAMPLES = 5  # the plain baseline's time for all resamples is extrapolated from these
 
 
-def cases(setting: Setting) -> dict[str, Callable[[], BenchmarkCase]]:
-    return {"map": partial(map_case, setting), "metrics": partial(metrics_case, setting)}
+def list_cases(settings: BenchmarkSettings) -> Builders:
+    return {"map": partial(build_map_case, settings), "metrics": partial(build_metrics_case, settings)}
 
 
-def ground_truth(videos: int, classes: int, rng: np.random.Generator) -> list[Video]:
-    """One or two events a video, of one class."""
-    made = []
-    for i in range(videos):
+def random_evaluation(settings: BenchmarkSettings) -> tuple[Detections, list[Video]]:
+    """Generate videos with one or two events of one class, and detections, a tenth of them near events."""
+    rng, classes = np.random.default_rng(0), settings.eval_classes
+    videos = []
+    for i in range(settings.eval_videos):
         start = rng.uniform(0, DURATION_S * 0.7, rng.integers(1, 3))
         segments = np.stack([start, start + rng.uniform(5, DURATION_S * 0.3, len(start))], axis=1)
-        made.append(Video(f"v{i}", "val", DURATION_S, None, segments, np.full(len(start), rng.integers(classes))))
-    return made
-
-
-def guesses(videos: list[Video], each: int, classes: int, rng: np.random.Generator) -> Detections:
-    """`each` detections a video, a tenth of them near its events."""
-    video = np.repeat(np.arange(len(videos)), each)
+        videos.append(Video(f"v{i}", "val", DURATION_S, None, segments, np.full(len(start), rng.integers(classes))))
+    video = np.repeat(np.arange(len(videos)), settings.eval_detections)
     start = rng.uniform(0, DURATION_S * 0.7, len(video))
     segments = np.stack([start, start + rng.uniform(1, DURATION_S * 0.3, len(video))], axis=1)
     labels = rng.integers(classes, size=len(video))
@@ -47,72 +41,67 @@ def guesses(videos: list[Video], each: int, classes: int, rng: np.random.Generat
         event = rng.integers(len(truth.labels))
         segments[row], labels[row] = truth.segments[event] + rng.normal(0, 2, 2), truth.labels[event]
     segments.sort(axis=1)
-    return Detections(tuple(v.video_id for v in videos), video, segments, rng.uniform(0, 1, len(video)), labels)
+    ids = tuple(video.video_id for video in videos)
+    return Detections(ids, video, segments, rng.uniform(0, 1, len(video)), labels), videos
 
 
-def plain_map(found: Detections, videos: list[Video]) -> np.ndarray:
-    """AP (classes of the ground truth, tIoUs), a class and a row at a time."""
-    videos = [video.remove_repeats() for video in videos]
+def plain_map(detections: Detections, videos: list[Video]) -> np.ndarray:
+    """Compute AP (classes of the ground truth, tIoUs) class by class and row by row."""
     rows, truth = {}, {}
-    for video, segment, score, label in zip(found.video, found.segments, found.scores, found.labels, strict=True):
-        rows.setdefault(int(label), []).append((found.video_ids[video], *segment.tolist(), float(score)))
-    for video in videos:
+    columns = detections.video, detections.segments, detections.scores, detections.labels
+    for video, segment, score, label in zip(*columns, strict=True):
+        rows.setdefault(int(label), []).append((detections.video_ids[video], *segment.tolist(), float(score)))
+    for video in (video.remove_repeats() for video in videos):
         for segment, label in zip(video.segments, video.labels, strict=True):
             truth.setdefault(int(label), []).append((video.video_id, *segment.tolist()))
     return np.array([average_precision(rows.get(label, []), truth[label], TIOUS) for label in sorted(truth)])
 
 
-def map_case(setting: Setting) -> BenchmarkCase:
-    sizes, rng = setting.sizes, np.random.default_rng(0)
-    videos = ground_truth(sizes.eval_videos, sizes.eval_classes, rng)
-    found = guesses(videos, sizes.eval_detections, sizes.eval_classes, rng)
+def build_map_case(settings: BenchmarkSettings) -> BenchmarkCase:
+    detections, videos = random_evaluation(settings)
+    classes = settings.eval_classes
 
-    def error(expected: np.ndarray, scores: DetectionScores) -> float:
+    def compute_error(expected: np.ndarray, scores: DetectionScores) -> float:
         return float(np.abs(expected - scores.ap).max()) if expected.shape == scores.ap.shape else np.inf
 
-    return BenchmarkCase(
-        f"mAP, {len(found.scores)} detections, {len(videos)} videos, {sizes.eval_classes} classes, {len(TIOUS)} tIoUs",
-        "s",
-        partial(plain_map, found, videos),
-        [Variant("vectorised", partial(score_detections, found, videos, TIOUS), error, 1e-9)],
-        PUBLISHED_S,
-    )
+    fast = Variant("vectorised", partial(score_detections, detections, videos, TIOUS), compute_error, 1e-9)
+    size = f"{len(detections.scores)} detections, {len(videos)} videos, {classes} classes, {len(TIOUS)} tIoUs"
+    return BenchmarkCase(f"mAP, {size}", "s", partial(plain_map, detections, videos), [fast])
 
 
-def metrics_case(setting: Setting) -> BenchmarkCase:
-    """All metrics but the sound events' own. The plain way has mAP alone, each resample written out and scored."""
-    sizes, rng = setting.sizes, np.random.default_rng(0)
-    videos = ground_truth(sizes.eval_videos, sizes.eval_classes, rng)
-    found = guesses(videos, sizes.eval_detections, sizes.eval_classes, rng)
-    settings = MetricSettings(resamples=sizes.eval_resamples)
+def build_metrics_case(settings: BenchmarkSettings) -> BenchmarkCase:
+    """All metrics but `sed`. The plain baseline computes mAP alone, on each resample written out."""
+    detections, videos = random_evaluation(settings)
+    metric_settings = MetricSettings(resamples=settings.eval_resamples)
     names, _ = expand_metrics(("all",), sounds=False)
 
-    def plain() -> Measured:
-        began = time.perf_counter()
-        weights = resample_weights(len(videos), settings.resamples, settings.seed)[1 : 1 + WRITTEN_OUT, :-1]
-        averages = [score_detections(*written_out(found, videos, row), TIOUS).average for row in weights]
-        return Measured((time.perf_counter() - began) * settings.resamples / len(weights), np.array(averages))
+    def plain() -> Measurement:
+        start = time.perf_counter()
+        weights = resample_weights(len(videos), settings.eval_resamples, metric_settings.seed)
+        rows = weights[1 : 1 + PLAIN_RESAMPLES, :-1]
+        averages = [score_detections(*write_out_resample(detections, videos, row), TIOUS).average for row in rows]
+        return Measurement((time.perf_counter() - start) * settings.eval_resamples / len(rows), np.array(averages))
 
     def fast() -> np.ndarray:
-        data = EvaluationInput(found, [video.remove_repeats() for video in videos], {}, TIOUS, settings)
+        unrepeated = [video.remove_repeats() for video in videos]
+        data = EvaluationInput(detections, unrepeated, {}, TIOUS, metric_settings)
         return compute_metrics(data, names)["map"].samples["average_mAP"]
 
-    def error(expected: np.ndarray, samples: np.ndarray) -> float:
+    def compute_error(expected: np.ndarray, samples: np.ndarray) -> float:
         return float(np.abs(expected - samples[: len(expected)]).max())
 
-    return BenchmarkCase(
-        f"{', '.join(names)} with {settings.resamples} resamples, {len(found.scores)} detections, {len(videos)} videos",
-        "s",
-        plain,
-        [Variant("counted anew", fast, error, 1e-9)],
-    )
+    size = f"{settings.eval_resamples} resamples, {len(detections.scores)} detections, {len(videos)} videos"
+    variants = [Variant("counted anew", fast, compute_error, 1e-9)]
+    return BenchmarkCase(f"{', '.join(names)} with {size}", "s", plain, variants)
 
 
-def written_out(found: Detections, videos: list[Video], times: np.ndarray) -> tuple[Detections, list[Video]]:
-    """A resample: video i times[i] times under other names, copies of a detection one after the other."""
-    copies = [replace(v, video_id=f"{v.video_id}#{c}") for v, n in zip(videos, times, strict=True) for c in range(n)]
-    rows = np.repeat(np.arange(len(found.video)), times[found.video])
+def write_out_resample(
+    detections: Detections, videos: list[Video], counts: np.ndarray
+) -> tuple[Detections, list[Video]]:
+    """Repeat video i counts[i] times under other names; copies of a detection follow each other."""
+    copies = [replace(v, video_id=f"{v.video_id}#{c}") for v, n in zip(videos, counts, strict=True) for c in range(n)]
+    rows = np.repeat(np.arange(len(detections.video)), counts[detections.video])
     copy = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    video = (np.cumsum(times) - times)[found.video[rows]] + copy
-    ids = tuple(v.video_id for v in copies)
-    return Detections(ids, video, found.segments[rows], found.scores[rows], found.labels[rows]), copies
+    video = (np.cumsum(counts) - counts)[detections.video[rows]] + copy
+    columns = detections.segments[rows], detections.scores[rows], detections.labels[rows]
+    return Detections(tuple(v.video_id for v in copies), video, *columns), copies

@@ -1,70 +1,70 @@
-"""The machine that the numbers are of."""
+"""The machine that the numbers are measured on."""
 
 import platform
 import re
 import subprocess
-import time
+import timeit
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 from joblib import cpu_count
 
-from benchmarks.case import Setting
+from benchmarks.case import BenchmarkSettings
 
-REPEATS = 5
-
-
-def commit() -> str:
-    """The checkout's commit, with a + if files differ from it."""
-    root = Path(__file__).resolve().parent.parent
-    told = [
-        subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True).stdout.strip()
-        for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-    ]
-    return told[0] + "+" * bool(told[1]) if told[0] else "unknown"
+ROOT = Path(__file__).resolve().parent.parent
+MATMUL_REPEATS = 6
 
 
-def describe(setting: Setting) -> dict[str, str | int]:
-    about = {
-        "commit": commit(),
+def describe_machine(settings: BenchmarkSettings) -> dict[str, Any]:
+    """Describe the commit and the machine."""
+    machine = {
+        "commit": _run_git("rev-parse", "--short", "HEAD") or "unknown",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": cpu_name(),
+        "cpu": _read_cpu_name(),
         "cores": cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": platform.platform(),
     }
-    if setting.on_gpu:
-        about |= {"gpu": torch.cuda.get_device_name(setting.device), "cuda": torch.version.cuda}
-    return about
+    if _run_git("status", "--porcelain", "--untracked-files=no"):
+        machine["commit"] += "+"  # files differ from the commit
+    if settings.on_gpu:
+        machine |= {"gpu": torch.cuda.get_device_name(settings.device), "cuda": torch.version.cuda}
+    return machine
 
 
-def cpu_name() -> str:
+def _run_git(*arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True).stdout.strip()
+
+
+def _read_cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
     return names[0].strip() if names else platform.processor() or platform.machine()
 
 
-def slug(about: dict) -> str:
-    """The device's name as part of a file's name."""
-    name = about.get("gpu") or f"{about['cpu']} {about['cores']} cores"
+def slugify_device(machine: dict[str, Any]) -> str:
+    """Turn the device's name into a part of a file name."""
+    name = machine.get("gpu") or f"{machine['cpu']} {machine['cores']} cores"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def matmul_rates(setting: Setting) -> dict[str, float]:
-    """Square matrix products in GFLOP/s, the best of a few, by precision."""
-    size = setting.sizes.matmul * (4 if setting.on_gpu else 1)
+def measure_matmul(settings: BenchmarkSettings) -> dict[str, float]:
+    """Measure the best rate of square matrix products in GFLOP/s, by precision."""
+    size = settings.matmul_size * (4 if settings.on_gpu else 1)
     rates = {}
-    for name, dtype in (("float32", torch.float32), *((("bf16", torch.bfloat16),) if setting.has_bf16 else ())):
-        a, b = (torch.rand(size, size, device=setting.device).to(dtype) for _ in range(2))
-        seconds = []
-        for _ in range(1 + REPEATS):
-            began = time.perf_counter()
-            a @ b
-            if setting.on_gpu:
-                torch.cuda.synchronize(setting.device)
-            seconds.append(time.perf_counter() - began)
-        rates[name] = 2 * size**3 / min(seconds[1:]) / 1e9
+    for name, dtype in {"float32": torch.float32, "bf16": torch.bfloat16}.items():
+        if name == "bf16" and not settings.has_bf16:
+            continue
+        a, b = (torch.rand(size, size, device=settings.device).to(dtype) for _ in range(2))
+
+        def multiply(a=a, b=b) -> None:
+            torch.mm(a, b)
+            if settings.on_gpu:
+                torch.cuda.synchronize(settings.device)
+
+        rates[name] = 2 * size**3 / min(timeit.repeat(multiply, number=1, repeat=MATMUL_REPEATS)) / 1e9
     return rates

@@ -1,190 +1,178 @@
-"""Your own videos: how many times faster than real time features are made, and how time and memory grow with length.
+"""Your own videos: speed of feature extraction, and how time and memory grow with the length of a video.
 
-The longer videos repeat the packets of a short one. Each is localized, by the demo's network with random weights, in a
-process of its own: `python -m benchmarks.media VIDEO DEVICE`.
+Long videos repeat the packets of a short one. Each is localized, by the demo's network with random weights, in its
+own process: `python -m benchmarks.media VIDEO DEVICE`.
 """
 
-import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.case import BenchmarkCase, Measured, Setting, Variant
-from benchmarks.memory import BYTES_PER_GB, ROOT, peak_bytes
+from benchmarks.case import BenchmarkCase, BenchmarkSettings, Builders, Measurement, Variant
+from benchmarks.machine import ROOT
+from benchmarks.memory import measure_peak_gb, run_in_process
 from libs.core.configfile import load_config
 from libs.features.windows import FRAME_RATE_HZ, STRIDES, WindowBatch
 from libs.inference.localizer import Localizer
 from libs.media.container import import_av
+from libs.media.encoders.base import Encoder
 from libs.media.encoders.build import build_encoder
-from libs.media.extract import extract_features
+from libs.media.extract import ExtractedFeatures, extract_features
+from libs.media.probe import probe
+from libs.media.writing import RATE_HZ, write_media
 from libs.modeling.uniav import UniAV
-from tools.make_demo_videos import make_scene, write_scene
 
 CONFIG = ROOT / "configs/demo_video.yaml"
-SOURCE_S = 10.0
-SECONDS_A_MINUTE = 60
+SOURCE_S, SOURCE_FPS = 10.0, 25
 
 
-def cases(setting: Setting) -> dict[str, Callable[[], BenchmarkCase]]:
-    long = LongVideos(setting)
-    longer = setting.sizes.media_minutes[1:]
-    return {
-        "media-speed": partial(speed_case, setting),
-        **{f"media-time-{minutes:g}": partial(long.case, minutes, "seconds") for minutes in longer},
-        **{f"media-memory-{minutes:g}": partial(long.case, minutes, "gigabytes") for minutes in longer},
-    }
+def list_cases(settings: BenchmarkSettings) -> Builders:
+    localize_once = cache(partial(localize_long_video, settings))  # time and memory come from the same run
+    builders: Builders = {"media-speed": partial(build_speed_case, settings)}
+    for name, quantity in (("time", "seconds"), ("memory", "gigabytes")):
+        for minutes in settings.long_minutes[1:]:
+            build = partial(build_long_case, settings, localize_once, minutes, quantity)
+            builders[f"media-{name}-{minutes:g}"] = build
+    return builders
 
 
 def write_source(path: Path, size: tuple[int, int]) -> None:
-    """SOURCE_S seconds of the video demo, H.264 and AAC."""
-    scene = make_scene("source", np.random.default_rng(0), SOURCE_S)
-    write_scene(scene._replace(size=size, fps=25), path, [0])
+    """Write SOURCE_S seconds of a moving disc and a beep every second, in H.264 and AAC."""
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+
+    def draw(frame: int) -> np.ndarray:
+        time_s = frame / SOURCE_FPS
+        distance = np.hypot(x - width * (0.5 + 0.3 * np.sin(time_s)), y - height * (0.5 + 0.3 * np.cos(time_s)))
+        disc = distance < height / 6
+        channels = x * 120 / width + disc * 95, y * 160 / height + disc * 60, np.full(x.shape, 90 + frame % 60)
+        return np.stack(channels, axis=-1).astype(np.uint8)
+
+    time_s = np.arange(round(SOURCE_S * RATE_HZ)) / RATE_HZ
+    sound = 0.5 * np.sin(2 * np.pi * 440 * time_s) * np.exp(-6 * (time_s % 1))
+    write_media(path, map(draw, range(round(SOURCE_S * SOURCE_FPS))), size, SOURCE_FPS, sound.astype(np.float32))
 
 
-def repeat(source: Path, target: Path, seconds: float) -> None:
-    """Write what a file shows again and again, by copying its packets, at least for so long."""
+def repeat_video(source: Path, target: Path, seconds: float) -> None:
+    """Copy a file's packets repeatedly to a file of about `seconds`."""
     av = import_av()
+
+    def read_packets() -> Iterator:
+        shown.seek(0)
+        return (packet for packet in shown.demux() if packet.dts is not None)
+
     with av.open(str(source)) as shown, av.open(str(target), "w") as out:
         streams = {stream.index: out.add_stream_from_template(stream) for stream in shown.streams}
-        times = [(p.dts * p.time_base, (max(p.pts, p.dts) + p.duration) * p.time_base) for p in _packets(shown)]
-        length_s = max(end for _, end in times) - min(start for start, _ in times)  # encoders begin before 0
+        times = [(p.dts * p.time_base, (max(p.pts, p.dts) + p.duration) * p.time_base) for p in read_packets()]
+        length_s = max(end for _, end in times) - min(start for start, _ in times)  # encoders start before 0
         for i in range(max(1, round(seconds / length_s))):
-            for packet in _packets(shown):
+            for packet in read_packets():
                 shift = round(i * length_s / packet.time_base)
                 packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
                 packet.stream = streams[packet.stream.index]
                 out.mux(packet)
 
 
-def _packets(container) -> Iterator:
-    container.seek(0)
-    return (packet for packet in container.demux() if packet.dts is not None)
+class WindowByWindowEncoder:
+    """The plain baseline: an encoder that computes each of the overlapping windows by itself."""
 
-
-class WindowByWindow:
-    """The plain way: an encoder that shares nothing between overlapping windows."""
-
-    def __init__(self, encoder):
+    def __init__(self, encoder: Encoder):
         self.encoder, self.name, self.short_side = encoder, encoder.name, encoder.short_side
-        self.visual_dim, self.audio_dim = encoder.visual_dim, encoder.audio_dim
+        self.visual_dim, self.audio_dim, self.text_dim = encoder.visual_dim, encoder.audio_dim, encoder.text_dim
 
     def encode_frames(self, batch: WindowBatch) -> np.ndarray:
-        return np.concatenate([self.encoder.encode_frames(alone) for alone in _alone(batch)])
+        return np.concatenate([self.encoder.encode_frames(window) for window in self._split(batch)])
 
     def encode_audio(self, batch: WindowBatch) -> np.ndarray:
-        return np.concatenate([self.encoder.encode_audio(alone) for alone in _alone(batch)])
+        return np.concatenate([self.encoder.encode_audio(window) for window in self._split(batch)])
+
+    def encode_text(self, sentences: list[str]) -> np.ndarray:
+        return self.encoder.encode_text(sentences)
+
+    def _split(self, batch: WindowBatch) -> list[WindowBatch]:
+        return [WindowBatch(window, batch.length, batch.hop) for window in batch.windows]
 
 
-def _alone(batch: WindowBatch) -> list[WindowBatch]:
-    return [WindowBatch(window, batch.length, batch.hop) for window in batch.windows]
-
-
-def speed_case(setting: Setting) -> BenchmarkCase:
+def build_speed_case(settings: BenchmarkSettings) -> BenchmarkCase:
     folder = tempfile.TemporaryDirectory()
     source, video = Path(folder.name) / "source.mp4", Path(folder.name) / "video.mp4"
-    width, height = setting.sizes.media_size
+    width, height = settings.media_size
     write_source(source, (width, height))
-    repeat(source, video, setting.sizes.media_seconds)
+    repeat_video(source, video, settings.media_seconds)
     encoder = build_encoder("builtin")
 
-    def features(encoder) -> Measured:
-        began = time.perf_counter()
-        found = extract_features(video, encoder, STRIDES[0])
-        return Measured(found.duration / (time.perf_counter() - began), found)
-
-    def error(expected, found) -> float:
-        pairs = ((expected.visual, found.visual), (expected.audio, found.audio))
+    def compute_error(expected: ExtractedFeatures, found: ExtractedFeatures) -> float:
+        pairs = (expected.visual, found.visual), (expected.audio, found.audio)
         return max(float(np.abs(a - b).max()) for a, b in pairs)
 
     return BenchmarkCase(
         f"builtin features of H.264/AAC, {width}x{height}, decoding included",
         "x real time",
-        partial(features, WindowByWindow(encoder)),
-        [Variant("builtin", partial(features, encoder), error, 1e-3)],
+        partial(extract_features, video, WindowByWindowEncoder(encoder), STRIDES[0]),
+        [Variant("builtin", partial(extract_features, video, encoder, STRIDES[0]), compute_error, 1e-3)],
+        items=probe(video).duration,
         more_is_better=True,
         close=folder.cleanup,
     )
 
 
-class LongVideos:
-    """Videos of the setting's minutes, each localized once, when a case first asks for it."""
+def build_long_case(
+    settings: BenchmarkSettings, localize_once: Callable[[float], dict[str, Any]], minutes: float, quantity: str
+) -> BenchmarkCase:
+    """Compare a long video with the shortest one, scaled by length: time grows with it, memory hardly grows."""
+    shortest = settings.long_minutes[0]
+    factor = minutes / shortest
 
-    def __init__(self, setting: Setting):
-        self.setting, self.done = setting, {}
+    def measure(minutes: float, factor: float = 1) -> Measurement:
+        found = localize_once(minutes)
+        return Measurement(found[quantity] * factor, found["features"])
 
-    @cached_property
-    def folder(self) -> tempfile.TemporaryDirectory:
-        made = tempfile.TemporaryDirectory()
-        write_source(Path(made.name) / "source.mp4", self.setting.sizes.long_size)
-        return made
+    def compute_error(short: np.ndarray, long: np.ndarray) -> float:
+        """Compare the beginnings, without the windows that see past the short video's end."""
+        common = len(short) - FRAME_RATE_HZ
+        return float(np.abs(short[:common] - long[:common]).max()) if len(long) > len(short) else np.inf
 
-    def localized(self, minutes: float) -> dict:
-        """In a process of its own: `localize`'s numbers, and visual features (T, D)."""
-        if minutes not in self.done:
-            folder = Path(self.folder.name)
-            video = folder / "video.mp4"
-            repeat(folder / "source.mp4", video, minutes * SECONDS_A_MINUTE)
-            command = [sys.executable, "-m", "benchmarks.media", str(video), str(self.setting.device)]
-            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-            features = np.load(video.with_suffix(".npy"))
-            self.done[minutes] = {**json.loads(done.stdout.splitlines()[-1]), "features": features}
-        return self.done[minutes]
+    unit, name = {"seconds": ("s", "time"), "gigabytes": ("GB", "peak memory")}[quantity]
+    size = "x".join(map(str, settings.long_size))
+    title = f"localizing {minutes:g} minutes, {size}: {name} (plain: {factor:g} x that of {shortest:g})"
+    variants = [Variant("measured", partial(measure, minutes), compute_error, 0.0)]
+    return BenchmarkCase(title, unit, partial(measure, shortest, factor), variants, once=True)
 
-    def case(self, minutes: float, what: str) -> BenchmarkCase:
-        """`minutes` beside what the shortest video leads one to expect: time grows with length, memory hardly."""
-        shortest = self.setting.sizes.media_minutes[0]
-        times = minutes / shortest
 
-        def expected() -> Measured:
-            found = self.localized(shortest)
-            return Measured(found[what] * times, found["features"])
-
-        def measured() -> Measured:
-            return Measured(self.localized(minutes)[what], self.localized(minutes)["features"])
-
-        def error(few: np.ndarray, many: np.ndarray) -> float:
-            """The longer video begins as the shorter one does; where that ends, a window may still see more."""
-            whole = len(few) - FRAME_RATE_HZ
-            return float(np.abs(few[:whole] - many[:whole]).max()) if len(many) > len(few) else np.inf
-
-        unit, what_of = {"seconds": ("s", "time"), "gigabytes": ("GB", "peak memory")}[what]
-        width, height = self.setting.sizes.long_size
-        title = f"localizing {minutes:g} minutes, {width}x{height}: {what_of} (plain: {times:g} x that of {shortest:g})"
-        return BenchmarkCase(
-            title, unit, expected, [Variant("measured", measured, error, 0.0)], once=("plain", "measured")
-        )
+def localize_long_video(settings: BenchmarkSettings, minutes: float) -> dict[str, Any]:
+    """Write a long video and run `localize` on it in a new process. Returns its numbers and visual features (T, D)."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, video = Path(folder) / "source.mp4", Path(folder) / "video.mp4"
+        write_source(source, settings.long_size)
+        repeat_video(source, video, minutes * 60)
+        numbers = run_in_process("benchmarks.media", video, settings.device)
+        return {**numbers, "features": np.load(video.with_suffix(".npy"))}
 
 
 def localize(video: Path, device: str) -> dict[str, float]:
-    """Seconds, and the most memory that the process has used."""
+    """Localize events in a video and save its visual features. Returns seconds and peak memory."""
     config, encoder = load_config(CONFIG), build_encoder("builtin")
     torch.manual_seed(0)
-    model, tasks = UniAV.from_config(config).to(device).eval(), list(config.tasks.values())
+    model, tasks = UniAV.from_config(config), list(config.tasks.values())
     for task in tasks:
         model.set_prompts(task.key, torch.randn(task.dataset.num_classes, config.model.text_dim))
     names = {task.key: [f"class {i}" for i in range(task.dataset.num_classes)] for task in tasks}
-    began = time.perf_counter()
-    found = Localizer(model, tasks, encoder, names).localize_media(video, 0.0)
-    seconds = time.perf_counter() - began
-    np.save(video.with_suffix(".npy"), found.media.visual)
-    return {"seconds": seconds, "gigabytes": peak_bytes(torch.device("cpu")) / BYTES_PER_GB}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("video", metavar="VIDEO", type=Path)
-    parser.add_argument("device", metavar="DEVICE")
-    args = parser.parse_args()
-    print(json.dumps(localize(args.video, args.device)))
+    start = time.perf_counter()
+    localizer = Localizer(model.to(device).eval(), tasks, encoder, names)
+    media = extract_features(video, encoder, localizer.stride)
+    localizer.localize_features(media.visual, media.audio, localizer.stride, media.duration, 0.0)
+    seconds = time.perf_counter() - start
+    np.save(video.with_suffix(".npy"), media.visual)
+    return {"seconds": seconds, "gigabytes": measure_peak_gb(torch.device("cpu"))}
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(localize(Path(sys.argv[1]), sys.argv[2])))

@@ -1,90 +1,106 @@
-"""Peak memory of training, each way in a process of its own: `python -m benchmarks.memory CONFIG DEVICE WAY`."""
+"""Peak memory of training, each variant in its own process: `python -m benchmarks.memory CONFIG DEVICE VARIANT`."""
 
 import argparse
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.case import TOLERANCES, BenchmarkCase, Measured, NetworkVariant, Setting, Variant
+from benchmarks.case import (
+    TOLERANCES,
+    BenchmarkCase,
+    BenchmarkSettings,
+    Builders,
+    Measurement,
+    RunOptions,
+    Variant,
+)
 from benchmarks.data import random_batch
 from benchmarks.error_measures import relative_error
-from benchmarks.network import make_plain_training, make_trainer
+from benchmarks.machine import ROOT
+from benchmarks.network import build_trainer
 from libs.core.configfile import load_config
 
-ROOT = Path(__file__).resolve().parent.parent
-BYTES_PER_GB = 1e9
+
+def list_cases(settings: BenchmarkSettings) -> Builders:
+    return {"memory": partial(build_memory_case, settings)}
 
 
-def cases(setting: Setting) -> dict[str, Callable[[], BenchmarkCase]]:
-    return {"memory": partial(memory_case, setting)}
+def build_memory_case(settings: BenchmarkSettings) -> BenchmarkCase:
+    def compute_error(expected: list[float], found: list[float]) -> float:
+        return relative_error([torch.tensor(expected)], [torch.tensor(found)])
+
+    all_options = settings.run_options
+    all_options.append(RunOptions(all_options[-1].precision, checkpointing=True))
+    runs = {options: partial(measure_training, settings, options) for options in all_options}
+    variants = [Variant(o.name, run, compute_error, TOLERANCES[o.precision]) for o, run in runs.items()]
+    title = f"peak memory of training all tasks, {'GPU memory allocated' if settings.on_gpu else 'of the process'}"
+    return BenchmarkCase(title, "GB", partial(measure_training, settings, None), variants, once=True)
 
 
-def memory_case(setting: Setting) -> BenchmarkCase:
-    ways = setting.network_variants
-    ways.append(NetworkVariant(ways[-1].precision, checkpointing=True))
-    variants = [
-        Variant(way.name, partial(in_child, setting, way), _losses_error, TOLERANCES[way.precision]) for way in ways
-    ]
-    where = "GPU memory allocated" if setting.on_gpu else "of the process"
-    plain, once = partial(in_child, setting, None), ("plain", *(variant.name for variant in variants))
-    return BenchmarkCase(f"peak memory of training all tasks, {where}", "GB", plain, variants, once=once)
-
-
-def _losses_error(expected: list[float], found: list[float]) -> float:
-    return relative_error([torch.tensor(expected)], [torch.tensor(found)])
-
-
-def in_child(setting: Setting, way: NetworkVariant | None) -> Measured:
-    """`train` in a new process: peak memory in GB and the last losses. way None: the plain training."""
+def measure_training(settings: BenchmarkSettings, options: RunOptions | None) -> Measurement:
+    """Run `train` in a new process. Returns peak memory in GB and the last losses."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
-        config.write_text(setting.config.to_yaml(), encoding="utf-8")
-        name = "plain" if way is None else json.dumps(way)
-        command = [sys.executable, "-m", "benchmarks.memory", str(config), str(setting.device), name]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return Measured(*json.loads(done.stdout.splitlines()[-1]))
+        config.write_text(settings.config.to_yaml(), encoding="utf-8")
+        variant = "plain" if options is None else json.dumps(options)
+        return Measurement(*run_in_process("benchmarks.memory", config, settings.device, variant))
 
 
-def train(setting: Setting, way: NetworkVariant | None) -> tuple[float, list[float]]:
-    """Two steps of the first task, the largest, when the other tasks' optimizer state is there already."""
-    training = make_plain_training(setting) if way is None else make_trainer(setting, way)
-    first, *others = setting.config.tasks.values()
+def run_in_process(module: str, *arguments: object) -> Any:
+    """Run `python -m MODULE ARGUMENTS`. Returns the last line that it prints, parsed as JSON."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def train(settings: BenchmarkSettings, options: RunOptions | None) -> tuple[float, list[float]]:
+    """Train two steps of the first and largest task while the other tasks' optimizer state exists.
+
+    Args:
+        options: None for the plain training.
+
+    Returns:
+        Peak memory in GB, and the losses of the last step.
+    """
+    trainer = build_trainer(settings, options)
+    first, *others = settings.config.tasks.values()
+    losses = None
     for task, videos in (*((other, 1) for other in others), (first, first.batch_size), (first, first.batch_size)):
-        batch = random_batch(setting.config, task, videos, setting.device, cropped=True)
-        losses = training.compute_losses(task, batch)
-        training.backward(task, losses)
-        training.update()
-    return peak_bytes(setting.device) / BYTES_PER_GB, [loss.item() for loss in losses]
+        batch = random_batch(settings.config, task, videos, settings.device, cropped=True)
+        losses = trainer.compute_losses(task, batch)
+        trainer.backward(task, losses)
+        trainer.update()
+    return measure_peak_gb(settings.device), [loss.item() for loss in losses or ()]
 
 
-def peak_bytes(device: torch.device) -> int:
-    """The most memory that this process has used."""
+def measure_peak_gb(device: torch.device) -> float:
+    """Return the most memory that this process has used, in GB."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_allocated(device) / 1e9
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage's would be that of the process that started this one, if that is larger
+    if status.exists():  # getrusage may report the peak of the parent process
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+        return int(line.split()[1]) * 1024 / 1e9
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("device", metavar="DEVICE")
-    parser.add_argument("way", metavar="WAY", help="plain, or the fields of a NetworkVariant as JSON")
+    parser.add_argument("variant", metavar="VARIANT", help="plain, or the fields of RunOptions as JSON")
     args = parser.parse_args()
-    torch.backends.cudnn.allow_tf32 = False  # as benchmarks.__main__
-    way = None if args.way == "plain" else NetworkVariant(*json.loads(args.way))
-    print(json.dumps(train(Setting(load_config(args.config, []), torch.device(args.device)), way)))
+    torch.backends.cudnn.allow_tf32 = False  # as in benchmarks.__main__
+    options = None if args.variant == "plain" else RunOptions(*json.loads(args.variant))
+    print(json.dumps(train(BenchmarkSettings(load_config(args.config, []), torch.device(args.device)), options)))
 
 
 if __name__ == "__main__":

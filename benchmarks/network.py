@@ -1,17 +1,16 @@
-"""Training and inference of the network at the published setting: random features, random unit prompts.
+"""Training and inference of the network at the published setting, with random features and random unit prompts.
 
 In training each variant has a network of its own with the same weights, since steps and compiling change it.
 Evaluation never compiles.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.case import TOLERANCES, BenchmarkCase, NetworkVariant, Setting, Variant
+from benchmarks.case import TOLERANCES, BenchmarkCase, BenchmarkSettings, Builders, RunOptions, Variant
 from benchmarks.data import random_batch, task_data_without_clips
 from benchmarks.error_measures import detection_error, relative_error, score_error
 from benchmarks.plain.decoding import plain_decode
@@ -26,33 +25,28 @@ from libs.training.distributed import DistributedContext
 from libs.training.optimizer import set_lr
 from libs.training.trainer import Trainer
 
-PUBLISHED_TRAIN_S = {"TAL": 6.1, "AVEL": 4.2, "SED": 1.05}  # forward and backward, 16 clips, on two cores
-PUBLISHED_INFER_S = {"TAL": 1.60, "AVEL": 1.50, "SED": 0.34}
-PUBLISHED_DECODE_S = {"TAL": 0.39, "AVEL": 0.25, "SED": 0.026}
 STEP_TOLERANCES = {"float32": 0.01, "bf16": 0.05}
-DETECTION_TOLERANCES = {"float32": 0.01, "bf16": 0.05}  # scores, and the share of other detections
-LR_FACTOR = 0.01  # of the published learning rate: the same batch again and again must not make the loss explode
+DETECTION_TOLERANCES = {"float32": 0.01, "bf16": 0.05}  # of scores, and of the share of other detections
+LR_FACTOR = 0.01  # of the learning rate, so that repeated steps on one batch do not make the loss explode
 
 
-def cases(setting: Setting) -> dict[str, Callable[[], BenchmarkCase]]:
-    tasks = list(setting.config.tasks.values())
+def list_cases(settings: BenchmarkSettings) -> Builders:
+    tasks = list(settings.config.tasks.values())
     first = tasks[0]
-    builders = {f"train-{task.task_type}": partial(train_case, setting, task) for task in tasks}
-    builders[f"step-{first.task_type}"] = partial(step_case, setting, first)
-    builders |= {f"infer-{task.task_type}": partial(infer_case, setting, task, task.batch_size) for task in tasks}
-    if setting.on_gpu:
-        many = setting.sizes.infer_videos
-        builders[f"infer-{first.task_type}-{many}"] = partial(infer_case, setting, first, many)
-    return builders | {f"decode-{task.task_type}": partial(decode_case, setting, task) for task in tasks}
+    builders: Builders = {f"train-{task.task_type}": partial(build_train_case, settings, task) for task in tasks}
+    builders[f"step-{first.task_type}"] = partial(build_step_case, settings, first)
+    for task in tasks:
+        builders[f"infer-{task.task_type}"] = partial(build_infer_case, settings, task, task.batch_size)
+    if settings.on_gpu:
+        many = settings.gpu_batch
+        builders[f"infer-{first.task_type}-{many}"] = partial(build_infer_case, settings, first, many)
+    for task in tasks:
+        builders[f"decode-{task.task_type}"] = partial(build_decode_case, settings, task)
+    return builders
 
 
-def deterministic(config: Config) -> Config:
-    """Drop path draws and multiplies as ever, but never drops, so that results can be compared."""
-    return config.model_copy(update={"model": config.model.model_copy(update={"drop_path": 1e-30})})
-
-
-def make_model(config: Config, device: torch.device) -> UniAV:
-    """The same weights and prompts at each call."""
+def build_model(config: Config, device: torch.device) -> UniAV:
+    """Build a network with the same random weights and prompts at each call."""
     torch.manual_seed(0)
     model = UniAV.from_config(config)
     for key, task in config.tasks.items():
@@ -60,87 +54,83 @@ def make_model(config: Config, device: torch.device) -> UniAV:
     return model.to(device)
 
 
-def in_way(config: Config, way: NetworkVariant) -> Config:
-    return config.model_copy(update={"run": config.run.model_copy(update=way._asdict())})
+def build_trainer(settings: BenchmarkSettings, options: RunOptions | None) -> Trainer | PlainTraining:
+    """Build the training of a variant, None for the plain one.
 
-
-def make_trainer(setting: Setting, way: NetworkVariant) -> Trainer:
-    config = in_way(deterministic(setting.config), way)
-    ctx = DistributedContext(0, 1, setting.device, way.precision)
-    model = make_model(config, setting.device).train()
-    trainer = Trainer(config, model, [task_data_without_clips(task) for task in config.tasks.values()], ctx)
+    Drop path draws random numbers but never drops a branch, so that results can be compared.
+    """
+    model_config = settings.config.model.model_copy(update={"drop_path": 1e-30})
+    run_config = settings.config.run.model_copy(update=(options or RunOptions())._asdict())
+    config = settings.config.model_copy(update={"model": model_config, "run": run_config})
+    model = build_model(config, settings.device).train()
+    if options is None:
+        trainer = PlainTraining(model, config)
+    else:
+        ctx = DistributedContext(0, 1, settings.device, options.precision)
+        trainer = Trainer(config, model, [task_data_without_clips(task) for task in config.tasks.values()], ctx)
     set_lr(trainer.optimizer, lambda base: LR_FACTOR * base)
     return trainer
 
 
-def make_plain_training(setting: Setting) -> PlainTraining:
-    config = deterministic(setting.config)
-    plain = PlainTraining(make_model(config, setting.device).train(), config)
-    set_lr(plain.optimizer, lambda base: LR_FACTOR * base)
-    return plain
+def build_train_case(settings: BenchmarkSettings, task: TaskSpec) -> BenchmarkCase:
+    batch = random_batch(settings.config, task, task.batch_size, settings.device, cropped=True)
 
-
-def train_case(setting: Setting, task: TaskSpec) -> BenchmarkCase:
-    batch = random_batch(setting.config, task, task.batch_size, setting.device, cropped=True)
-    plain, first_normalizer = make_plain_training(setting), task.train_cfg.init_loss_norm
-
-    def gradients(training: Trainer | PlainTraining) -> tuple[Losses, list[Tensor]]:
-        training.model.zero_grad(set_to_none=True)
-        losses = training.compute_losses(task, batch)
+    def compute_gradients(trainer: Trainer | PlainTraining) -> tuple[Losses, list[Tensor]]:
+        if isinstance(trainer, PlainTraining):
+            trainer.normalizer[task.key] = task.train_cfg.init_loss_norm
+        else:
+            trainer.criteria[task.key].normalizer.fill_(task.train_cfg.init_loss_norm)
+        trainer.model.zero_grad(set_to_none=True)
+        losses = trainer.compute_losses(task, batch)
         losses.total.backward()
-        return losses, [p.grad for p in training.model.parameters() if p.grad is not None]
+        return losses, [p.grad for p in trainer.model.parameters() if p.grad is not None]
 
-    def plain_gradients() -> tuple[Losses, list[Tensor]]:
-        plain.normalizer[task.key] = first_normalizer
-        return gradients(plain)
+    def compute_error(expected: tuple[Losses, list[Tensor]], found: tuple[Losses, list[Tensor]]) -> float:
+        return max(relative_error(x, y) for x, y in zip(expected, found, strict=True))
 
-    def fast_gradients(trainer: Trainer) -> tuple[Losses, list[Tensor]]:
-        trainer.criteria[task.key].normalizer.fill_(first_normalizer)
-        return gradients(trainer)
-
-    def variant(way: NetworkVariant) -> Variant:
-        run = partial(fast_gradients, make_trainer(setting, way))
-        return Variant(way.name, run, _gradient_error, TOLERANCES[way.precision], way.warmups)
+    def build_variant(options: RunOptions) -> Variant:
+        run = partial(compute_gradients, build_trainer(settings, options))
+        return Variant(options.name, run, compute_error, TOLERANCES[options.precision], options.num_warmups)
 
     title = f"training, forward and backward: {task.task_type} batch {task.batch_size}"
-    variants = [variant(way) for way in setting.network_variants]
-    return BenchmarkCase(title, "s", plain_gradients, variants, PUBLISHED_TRAIN_S.get(task.task_type))
+    plain = partial(compute_gradients, build_trainer(settings, None))
+    return BenchmarkCase(title, "s", plain, [build_variant(options) for options in settings.run_options])
 
 
-def _gradient_error(expected, found) -> float:
-    """Of (losses, gradients)."""
-    return max(relative_error(x, y) for x, y in zip(expected, found, strict=True))
+def build_step_case(settings: BenchmarkSettings, task: TaskSpec) -> BenchmarkCase:
+    batch = random_batch(settings.config, task, task.batch_size, settings.device, cropped=True)
 
+    def step(trainer: Trainer | PlainTraining) -> tuple[Losses, Tensor, UniAV]:
+        losses = trainer.compute_losses(task, batch)
+        trainer.backward(task, losses)
+        return losses, trainer.update(), trainer.model
 
-def step_case(setting: Setting, task: TaskSpec) -> BenchmarkCase:
-    batch = random_batch(setting.config, task, task.batch_size, setting.device, cropped=True)
-
-    def step(training: Trainer | PlainTraining):
-        losses = training.compute_losses(task, batch)
-        training.backward(task, losses)
-        return losses, training.update(), training.model
-
-    def variant(way: NetworkVariant) -> Variant:
-        run = partial(step, make_trainer(setting, way))
-        error = partial(_step_error, lr=LR_FACTOR * task.learning_rate if way.precision == "float32" else None)
-        return Variant(way.name, run, error, STEP_TOLERANCES[way.precision], way.warmups)
+    def build_variant(options: RunOptions) -> Variant:
+        run = partial(step, build_trainer(settings, options))
+        lr = LR_FACTOR * task.learning_rate if options.precision == "float32" else None
+        compute_error = partial(_compute_step_error, lr=lr)
+        return Variant(options.name, run, compute_error, STEP_TOLERANCES[options.precision], options.num_warmups)
 
     title = f"training, whole step (clipping, AdamW, EMA): {task.task_type} batch {task.batch_size}"
-    variants = [variant(way) for way in setting.network_variants]
-    return BenchmarkCase(title, "s", partial(step, make_plain_training(setting)), variants, repeatable=False)
+    variants = [build_variant(options) for options in settings.run_options]
+    return BenchmarkCase(title, "s", partial(step, build_trainer(settings, None)), variants, repeatable=False)
 
 
-def _step_error(expected, found, lr: float | None) -> float:
-    """Of (losses, gradient norm, network after the first step). With a lr, also what the weights differ by, root mean
-    square, relative to what Adam's first step moves them by; with 8 bits its signs are too often others."""
-    (losses, norm, model), (own_losses, own_norm, own_model) = expected, found
-    error = max(relative_error(losses, own_losses), relative_error([norm], [own_norm]))
+def _compute_step_error(
+    expected: tuple[Losses, Tensor, UniAV], found: tuple[Losses, Tensor, UniAV], lr: float | None
+) -> float:
+    """Compare losses, gradient norm and, if `lr` is given, the weights after the first step.
+
+    The difference of weights (root mean square) is relative to `lr`, by which Adam's first step changes each weight;
+    in bf16 the signs of small gradients differ too often for that.
+    """
+    error = max(relative_error(expected[0], found[0]), relative_error([expected[1]], [found[1]]))
     if lr is None:
         return error
-    weights = list(zip(model.parameters(), own_model.parameters(), strict=True))
-    squares = sum(float((x - y).detach().square().sum()) for x, y in weights if x.grad is not None)
-    moved = sum(x.numel() for x, _ in weights if x.grad is not None)
-    return max(error, (squares / moved) ** 0.5 / lr)
+    weights = zip(expected[2].parameters(), found[2].parameters(), strict=True)
+    trained = [(x - y).detach() for x, y in weights if x.grad is not None]
+    squares, count = sum(float(x.square().sum()) for x in trained), sum(x.numel() for x in trained)
+    return max(error, (squares / count) ** 0.5 / lr)
 
 
 @torch.inference_mode()
@@ -149,62 +139,44 @@ def predict(model: UniAV, ctx: DistributedContext, batch: Batch, task: TaskSpec)
         return model(batch, task.key)
 
 
-def run_inference(model: UniAV, ctx: DistributedContext, batch: Batch, task: TaskSpec) -> Detections:
-    return decode_predictions(predict(model, ctx, batch, task), batch.clips, task)
-
-
 @torch.no_grad()
 def plain_predict(model: UniAV, batch: Batch, task: TaskSpec) -> Prediction:
     return plain_forward(model, batch, task.key)
 
 
-def plain_detect(model: UniAV, batch: Batch, task: TaskSpec) -> Detections:
-    return plain_decode(plain_predict(model, batch, task), batch.clips, task)
+def build_infer_case(settings: BenchmarkSettings, task: TaskSpec, videos: int) -> BenchmarkCase:
+    batch = random_batch(settings.config, task, videos, settings.device, cropped=False)
+    model = build_model(settings.config, settings.device).eval()
 
+    def build_variant(options: RunOptions) -> Variant:
+        ctx = DistributedContext(0, 1, settings.device, options.precision)
 
-def infer_case(setting: Setting, task: TaskSpec, videos: int) -> BenchmarkCase:
-    batch = random_batch(setting.config, task, videos, setting.device, cropped=False)
+        def run_inference() -> Detections:
+            return decode_predictions(predict(model, ctx, batch, task), batch.clips, task)
 
-    model = make_model(setting.config, setting.device).eval()
+        def bf16_error(expected: Detections, found: Detections) -> float:
+            """Compare scores, logits and offsets: rounding swaps segments of nearly equal scores in NMS."""
+            plain, own = plain_predict(model, batch, task), predict(model, ctx, batch, task)
+            pairs = (plain.logits, own.logits), (plain.offsets, own.offsets)
+            return max(score_error(expected, found), *(relative_error([x], [y]) for x, y in pairs))
 
-    def variant(way: NetworkVariant) -> Variant:
-        ctx = DistributedContext(0, 1, setting.device, way.precision)
-
-        def rough_error(expected: Detections, found: Detections) -> float:
-            """Rounded to 8 bits, segments of nearly equal scores take each other's places in NMS: their scores count,
-            and the logits and boundaries that they come from."""
-            pair = plain_predict(model, batch, task), predict(model, ctx, batch, task)
-            (logits, offsets), own = ((p.logits, p.offsets) for p in pair)
-            errors = (relative_error([x], [y]) for x, y in zip((logits, offsets), own, strict=True))
-            return max(score_error(expected, found), *errors)
-
-        error = detection_error if way.precision == "float32" else rough_error
-        run = partial(run_inference, model, ctx, batch, task)
-        return Variant(way.name, run, error, DETECTION_TOLERANCES[way.precision], way.warmups)
+        compute_error = detection_error if options.precision == "float32" else bf16_error
+        return Variant(options.name, run_inference, compute_error, DETECTION_TOLERANCES[options.precision])
 
     return BenchmarkCase(
         f"inference with detections: {task.task_type} batch {videos}",
         "s",
-        partial(plain_detect, model, batch, task),
-        [variant(way) for way in setting.network_variants if way.compile == "none"],
-        PUBLISHED_INFER_S.get(task.task_type) if videos == task.batch_size else None,
+        lambda: plain_decode(plain_predict(model, batch, task), batch.clips, task),
+        [build_variant(options) for options in settings.run_options if options.compile == "none"],
     )
 
 
-def decode_case(setting: Setting, task: TaskSpec) -> BenchmarkCase:
-    batch = random_batch(setting.config, task, task.batch_size, setting.device, cropped=False)
-    prediction = plain_predict(make_model(setting.config, setting.device).eval(), batch, task)
+def build_decode_case(settings: BenchmarkSettings, task: TaskSpec) -> BenchmarkCase:
+    batch = random_batch(settings.config, task, task.batch_size, settings.device, cropped=False)
+    prediction = plain_predict(build_model(settings.config, settings.device).eval(), batch, task)
+    arguments = prediction, batch.clips, task
+    fast = partial(decode_predictions, *arguments)
+    variants = [Variant("float32", fast, detection_error, DETECTION_TOLERANCES["float32"])]
     return BenchmarkCase(
-        f"of which decoding and soft-NMS: {task.task_type}",
-        "s",
-        partial(plain_decode, prediction, batch.clips, task),
-        [
-            Variant(
-                "float32",
-                partial(decode_predictions, prediction, batch.clips, task),
-                detection_error,
-                DETECTION_TOLERANCES["float32"],
-            )
-        ],
-        PUBLISHED_DECODE_S.get(task.task_type),
+        f"of which decoding and soft-NMS: {task.task_type}", "s", partial(plain_decode, *arguments), variants
     )

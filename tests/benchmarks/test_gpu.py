@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from benchmarks.__main__ import CONFIG
-from benchmarks.case import NetworkVariant, Setting
-from benchmarks.memory import in_child
+from benchmarks.case import BenchmarkSettings, RunOptions
+from benchmarks.memory import measure_training
 from libs.core.configfile import load_config
 from libs.datasets.task_data import load_task_data
 from libs.modeling.uniav import UniAV
@@ -91,5 +91,5 @@ def test_without_enough_memory_one_line(tiny, run_script):
 
 def test_memory_at_the_published_setting():
     """At most 8 GB for steps of every task at full size in float32, optimizer and EMA included."""
-    setting = Setting(load_config(CONFIG), torch.device("cuda"))
-    assert in_child(setting, NetworkVariant("float32")).value <= 8
+    settings = BenchmarkSettings(load_config(CONFIG), torch.device("cuda"))
+    assert measure_training(settings, RunOptions()).value <= 8
