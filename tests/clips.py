@@ -5,7 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from libs.media.writing import BLOCK, CODECS, FAST, RATE_HZ, encode, timed_picture, timed_sound
+from libs.media.writing import (
+    BLOCK,
+    CODECS,
+    FAST_OPTIONS,
+    RATE_HZ,
+    build_audio_frame,
+    build_video_frame,
+    encode_streams,
+)
 
 DARK, BRIGHT = 30, 220
 TONE_HZ = 1000
@@ -49,7 +57,7 @@ def write_clip(
             video = out.add_stream(video_codec, rate=Fraction(fps).limit_denominator(1001))
             video.width, video.height, video.pix_fmt = *size, "yuv420p"
             video.codec_context.time_base = Fraction(1, 1000 if path.suffix == ".webm" else 90_000)
-            video.options = FAST[video_codec]
+            video.options = FAST_OPTIONS[video_codec]
             if aspect is not None:
                 video.codec_context.sample_aspect_ratio = aspect
             if rotation:
@@ -60,7 +68,7 @@ def write_clip(
             audio = out.add_stream(audio_codec, rate=RATE_HZ, layout="mono")
             audio.bit_rate = 64_000
             streams.append((audio, _sounds(sound_until or seconds, beep, start + sound_start, gap)))
-        encode(out, streams)
+        encode_streams(out, streams)
     return path
 
 
@@ -78,7 +86,7 @@ def _pictures(times, size, flash, painted, ramp, noise):
 
 def _frames(times, pictures, start, base):
     for at, pixels in zip(times, pictures, strict=True):
-        yield at + start, timed_picture(pixels, round((at + start) / base), base)
+        yield at + start, build_video_frame(pixels, round((at + start) / base), base)
 
 
 def _sounds(seconds, beep, start, gap):
@@ -88,4 +96,4 @@ def _sounds(seconds, beep, start, gap):
             continue
         tone = 0.5 * np.sin(2 * np.pi * TONE_HZ * at)
         samples = tone * ((at >= beep[0]) & (at < beep[1])) if beep else 0 * tone
-        yield start + first / RATE_HZ, timed_sound(samples, first + round(start * RATE_HZ))
+        yield start + first / RATE_HZ, build_audio_frame(samples, first + round(start * RATE_HZ))

@@ -97,7 +97,7 @@ class TestBuiltin:
 
 @pytest.mark.parametrize("spec", ["", "resnet", "hf", "hf:", "builtin:x"])
 def test_unknown_encoder(spec):
-    with pytest.raises(UserError, match="there is none of that name; choose builtin"):
+    with pytest.raises(UserError, match="unknown name; choose builtin"):
         build_encoder(spec)
 
 
@@ -301,9 +301,9 @@ def test_learned_context(checkpoints):
     """Vectors that are the placeholder's own give what the sentence does; gradients reach the vectors alone."""
     encoder = build_encoder(f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}")
     names = ["dog barks", "car"]
-    embed, width = encoder.context_embedder(names, length=3)
+    embed, width = encoder.build_context_embedder(names, length=3)
     assert width == 32
-    parts = [model.context_embedder(names, 3) for model in encoder.texts]
+    parts = [model.build_context_embedder(names, 3) for model in encoder.text_models]
     own = torch.cat([part.tokens.weight[3].expand(3, -1) for part in parts], dim=1)  # "a" is word 3
     expected = torch.from_numpy(encoder.encode_text([f"a a a {name}." for name in names]))
     torch.testing.assert_close(embed(own), expected, atol=1e-6, rtol=1e-5)
@@ -312,7 +312,7 @@ def test_learned_context(checkpoints):
     assert table.shape == (2, 16) and not torch.allclose(table, expected, atol=1e-3)
     table[0].sum().backward()
     assert (context.grad.abs().sum(dim=1) > 0).all()
-    assert all(p.grad is None for model in encoder.texts for p in model.model.parameters())
+    assert all(p.grad is None for model in encoder.text_models for p in model.model.parameters())
 
 
 def test_training_learns_context(checkpoints, tiny, run_script, tmp_path):
@@ -341,7 +341,7 @@ def test_other_classes_after_learned_context(checkpoints, tmp_path):
     model, task = UniAV.from_config(config).eval(), config.tasks["TASK3"]
     model.override_prompts("TASK3", torch.nn.functional.normalize(torch.randn(5, 16), dim=1))
     Localizer(model, [task], encoder, {"TASK3": list("abcde")}).set_classes("SED", ["dog barks", "car"])
-    embed, _ = encoder.context_embedder(["dog barks", "car"], 4)
+    embed, _ = encoder.build_context_embedder(["dog barks", "car"], 4)
     torch.testing.assert_close(model.prompts["TASK3"](), embed(model.prompts["TASK3"].learned).detach())
 
 

@@ -16,7 +16,7 @@ from libs.core.config import DatasetConfig
 from libs.core.types import Video
 from libs.features.provenance import SUFFIXES, read_provenance
 from libs.features.sources import Hdf5Pack, open_feature_files
-from libs.media.batch_extraction import ExtractionOutcome, ExtractionPlan, VideoExtractor, extract_all
+from libs.media.batch_extraction import ExtractionResult, ExtractionSettings, VideoExtractor, extract_videos
 from libs.media.encoders.build import build_encoder
 from libs.media.extract import extract_features
 from libs.media.inputs import VideoInput, find_videos
@@ -218,7 +218,7 @@ def test_a_folder_that_cannot_be_written(clips, tmp_path, run_script):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--encoder", "vgg"], "there is none of that name; choose builtin"),
+        (["--encoder", "vgg"], "unknown name; choose builtin"),
         (["--prefix", "../x"], "expected no /"),
         (["--suffixes", "_x", "_x"], "the same file name"),
         (["--workers", "0"], "expected at least 1"),
@@ -275,11 +275,11 @@ def test_a_process_that_dies_fails_one_video(tmp_path, monkeypatch):
         for job in jobs:
             if job.name == "b":
                 raise BrokenProcessPool
-            yield ExtractionOutcome(job, 1.0)
+            yield ExtractionResult(job, 1.0)
 
     monkeypatch.setattr("libs.media.batch_extraction._in_processes", in_processes)
     outcomes = list(
-        extract_all(jobs, VideoExtractor(ExtractionPlan("builtin", 4, tmp_path / "out", "", SUFFIXES)), workers=2)
+        extract_videos(jobs, VideoExtractor(ExtractionSettings("builtin", 4, tmp_path / "out", "", SUFFIXES)), workers=2)
     )
     assert [(o.job.name, bool(o.error)) for o in outcomes] == [("a", False), ("b", True), ("c", False), ("d", False)]
 

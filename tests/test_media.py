@@ -10,7 +10,7 @@ import pytest
 
 from libs.core.errors import MediaError
 from libs.features.windows import WINDOW_FRAMES, WINDOW_SAMPLES, batches, num_windows, span
-from libs.media.decode import frames, sound
+from libs.media.decode import decode_frames, decode_sound
 from libs.media.probe import probe
 from tests.conftest import NEEDS_SHARED, ROOT, SHARED
 
@@ -24,11 +24,13 @@ BRIGHT, LOUD = 125, 0.2
 
 def brightness(media, notes=None, short_side=None) -> np.ndarray:
     count = int(media.duration * 16 + 0.01)
-    return np.array([p.mean() for p in frames(media, count, short_side, [] if notes is None else notes, threads=1)])
+    return np.array(
+        [p.mean() for p in decode_frames(media, count, short_side, [] if notes is None else notes, threads=1)]
+    )
 
 
 def samples(media, notes=None) -> np.ndarray:
-    return np.concatenate(list(sound(media, round(media.duration * 16000), [] if notes is None else notes)))
+    return np.concatenate(list(decode_sound(media, round(media.duration * 16000), [] if notes is None else notes)))
 
 
 def first(values: np.ndarray, rate: float) -> float:
@@ -106,11 +108,11 @@ def test_pictures_are_upright_with_square_pixels(tmp_path, rotation):
     painted = np.zeros((48, 64, 3), np.uint8)
     painted[:24, :32], painted[:24, 32:], painted[24:, :32] = (250, 0, 0), (0, 250, 0), (0, 0, 250)  # red is top left
     path = write_clip(tmp_path / "clip.mp4", 1, painted=painted, rotation=rotation, aspect=Fraction(3, 2), sound=False)
-    picture = next(frames(probe(path), 16, None, []))
+    picture = next(decode_frames(probe(path), 16, None, []))
     expected = np.rot90(np.repeat(painted, 3, axis=1)[:, ::2], rotation // 90)
     assert picture.shape == expected.shape == ((48, 96, 3) if rotation % 180 == 0 else (96, 48, 3))
     assert np.abs(picture.astype(int) - expected).mean() < 15
-    small = next(frames(probe(path), 16, 24, []))
+    small = next(decode_frames(probe(path), 16, 24, []))
     assert min(small.shape[:2]) == 24 and max(small.shape[:2]) == 48
 
 
@@ -140,13 +142,13 @@ def test_batches_are_the_windows(block):
 
 DECODE = """
 import gc, resource, sys
-from libs.media.decode import frames
+from libs.media.decode import decode_frames
 from libs.media.probe import probe
 gc.disable()
 media = probe(sys.argv[1])
 most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = most()
-assert sum(1 for _ in frames(media, 200, 32, [], threads=1)) == 200
+assert sum(1 for _ in decode_frames(media, 200, 32, [], threads=1)) == 200
 print(most() - before)
 """
 
@@ -223,27 +225,27 @@ def test_a_truncated_webm_goes_as_far_as_it_does(tmp_path):
     assert 3 < media.duration < 5 and "its header says 8.0 s" in media.notes[0]
 
 
-def bad_file(folder, what: str):
-    path = folder / f"{what} ünïcode 视频.mp4"
-    if what == "text":
+def write_unusable_file(folder, kind: str):
+    path = folder / f"{kind} ünïcode 视频.mp4"
+    if kind == "text":
         path.write_text("no video\n" * 100)
-    elif what == "empty":
+    elif kind == "empty":
         path.touch()
-    elif what == "folder":
+    elif kind == "folder":
         path.mkdir()
-    elif what == "no header":
+    elif kind == "no header":
         whole = write_clip(folder / "whole.mp4").read_bytes()
         path.write_bytes(whole[: whole.index(b"moov") - 4])
-    elif what == "half":
+    elif kind == "half":
         whole = write_clip(folder / "whole.mp4", 8, noise=True, faststart=True).read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
-    elif what == "subtitles":
+    elif kind == "subtitles":
         path.write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n")
-    elif what == "still":
+    elif kind == "still":
         from PIL import Image
 
         Image.new("RGB", (32, 32)).save(path, format="PNG")
-    elif what == "silent wav":
+    elif kind == "silent wav":
         import wave
 
         with wave.open(str(path), "wb") as file:
@@ -254,27 +256,26 @@ def bad_file(folder, what: str):
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("kind", "message"),
     [
-        ("missing", "no such file"),
-        ("text", "no video or sound file"),
-        ("empty", "empty"),
-        ("folder", "a folder"),
-        ("no header", "truncated"),
+        ("missing", "(No such file or directory)"),
+        ("text", "not readable as video or sound"),
+        ("empty", "not readable as video or sound"),
+        ("folder", "(Is a directory)"),
+        ("no header", "not readable as video or sound"),
         ("half", "truncated"),
-        ("subtitles", "neither"),
-        ("still", "no video or sound file"),
+        ("subtitles", "neither a picture nor sound"),
+        ("still", "not a video or sound file"),
         ("silent wav", "neither a picture nor sound can be decoded"),
     ],
 )
-def test_bad_files(tmp_path, what, said):
-    if what == "still":
+def test_probe_of_unusable_file_names_it(tmp_path, kind, message):
+    if kind == "still":
         pytest.importorskip("PIL")
-    path = bad_file(tmp_path, what)
+    path = write_unusable_file(tmp_path, kind)
     with pytest.raises(MediaError) as caught:
         probe(path)
-    message = str(caught.value)
-    assert message.startswith(str(path)) and said in message and "\n" not in message
+    assert str(caught.value).startswith(f"{path}: ") and message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_streams_that_are_not_there(tmp_path):

@@ -28,7 +28,7 @@ from libs.core.files import make_folder, write_json
 from libs.core.prompts import sample_prompts, save_prompts
 from libs.features.windows import SAMPLE_RATE_HZ
 from libs.media.container import import_av
-from libs.media.decode import sound as decoded_sound
+from libs.media.decode import decode_sound
 from libs.media.inputs import find_videos
 from libs.media.probe import probe
 from libs.media.writing import RATE_HZ, write_media
@@ -302,7 +302,7 @@ def read_recordings(sources: list[str]) -> list[np.ndarray]:
         media = probe(job.path)
         if media.audio is not None:
             count = round(min(media.duration, LONGEST_RECORDING_S) * SAMPLE_RATE_HZ)
-            samples = np.concatenate(list(decoded_sound(media, count, [])))
+            samples = np.concatenate(list(decode_sound(media, count, [])))
             at = np.arange(len(samples) * RATE_HZ // SAMPLE_RATE_HZ) * SAMPLE_RATE_HZ / RATE_HZ
             found.append(np.interp(at, np.arange(len(samples)), samples).astype(np.float32))
     if sources and not found:

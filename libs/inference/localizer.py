@@ -20,7 +20,7 @@ from libs.datasets.loaders import collate
 from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES, grid
 from libs.inference.result import VideoResult
 from libs.inference.tiling import Piece, scale_limits, split_into_pieces
-from libs.media.encoders.base import Encoder
+from libs.media.encoders.base import ContextEncoder, Encoder
 from libs.media.encoders.build import build_encoder
 from libs.media.extract import extract_features
 from libs.modeling.postprocess import decode_predictions
@@ -136,9 +136,8 @@ class Localizer:
     def _embed_classes(self, task: TaskSpec, names: list[str]) -> Tensor:
         """Embed class names in the task's sentence, or after the learned context vectors."""
         if task.key in self.contexts:
-            # Only encoders with this method are trained with learned context.
-            embed_with = self.encoder.context_embedder  # pyright: ignore[reportAttributeAccessIssue]
-            embed, _ = embed_with(names, self.model.config.context_length)
+            assert isinstance(self.encoder, ContextEncoder)  # training with learned context requires one
+            embed, _ = self.encoder.build_context_embedder(names, self.model.config.context_length)
             return embed(self.contexts[task.key])
         return torch.from_numpy(self.encoder.encode_text([task.format_prompt(name) for name in names]))
 

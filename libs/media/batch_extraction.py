@@ -1,16 +1,17 @@
-"""Many videos: finding them, extracting them in parallel processes, one broken file not stopping the others."""
+"""Extract and store the features of many videos in parallel processes; a broken file does not stop the others."""
 
-import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from libs.core.errors import UserError, is_out_of_memory
 from libs.core.types import PACK_SUFFIXES
@@ -24,18 +25,18 @@ from libs.media.inputs import VideoInput
 
 
 @dataclass(frozen=True)
-class ExtractionOutcome:
-    """What became of a job: the seconds of media extracted and what a user should know, or the error, a line."""
+class ExtractionResult:
+    """The result for one video: seconds of media extracted and notes for the user, or the error, one line."""
 
-    job: VideoInput
+    video: VideoInput
     duration: float = 0.0
     notes: tuple[str, ...] = ()
     error: str | None = None
 
 
 @dataclass(frozen=True)
-class ExtractionPlan:
-    """What each process needs to know; an encoder is made in it."""
+class ExtractionSettings:
+    """How videos are extracted and where their features go."""
 
     encoder: str
     stride: int
@@ -44,17 +45,58 @@ class ExtractionPlan:
     suffixes: tuple[str, str]
     video_stream: int | None = None
     audio_stream: int | None = None
-    threads: int = 0  # of a decoder, 0: as many as there are cores
 
     @property
     def streams(self) -> str:
-        """ "best", or which ones: what other streams gave is something else."""
-        chosen = {"video": self.video_stream, "audio": self.audio_stream}
-        return ", ".join(f"{kind} {index}" for kind, index in chosen.items() if index is not None) or "best"
+        """Describe the selected streams for the provenance, such as "video 0, audio 1" or "best"."""
+        selected = {"video": self.video_stream, "audio": self.audio_stream}
+        return ", ".join(f"{kind} {index}" for kind, index in selected.items() if index is not None) or "best"
+
+
+class VideoExtractor:
+    """An encoder and a feature store, which extract and store one video at a time.
+
+    Raises:
+        UserError: the encoder or the store cannot be opened.
+    """
+
+    def __init__(self, settings: ExtractionSettings):
+        self.settings, self.encoder = settings, build_encoder(settings.encoder)
+        in_folder = settings.out.suffix not in PACK_SUFFIXES
+        names = (settings.prefix, *settings.suffixes) if in_folder else ("", *SUFFIXES)
+        widths = (self.encoder.visual_dim, self.encoder.audio_dim)
+        provenance = FeatureProvenance(
+            self.encoder.name, *widths, settings.stride, WINDOW_FRAMES, FRAME_RATE_HZ, settings.streams, *names
+        )
+        self.store = open_store(settings.out, provenance)
+
+    def __reduce__(self):
+        """Pickle the settings only: each worker process builds its own extractor, once."""
+        return _build_worker_extractor, (self.settings,)
+
+    def extract(self, video: VideoInput, threads: int = 0) -> ExtractionResult:
+        """Extract and store one video. Errors of any kind become the result's error.
+
+        Args:
+            threads: of the decoder; 0 for one per core.
+        """
+        assert video.path is not None
+        streams = (self.settings.video_stream, self.settings.audio_stream)
+        try:
+            features = extract_features(video.path, self.encoder, self.settings.stride, *streams, threads)
+            self.store.write(video.name, features.visual, features.audio)
+        except Exception as error:
+            return ExtractionResult(video, error=describe_failure(str(video), error))
+        return ExtractionResult(video, features.duration, tuple(features.notes))
+
+
+@lru_cache(maxsize=1)
+def _build_worker_extractor(settings: ExtractionSettings) -> VideoExtractor:
+    return VideoExtractor(settings)
 
 
 def describe_failure(path: Path | str, error: Exception) -> str:
-    """A line: whatever is wrong with one video, the rest goes on."""
+    """Describe in one line why a video failed."""
     if isinstance(error, UserError):
         text = str(error)
     elif is_out_of_memory(error):
@@ -64,82 +106,52 @@ def describe_failure(path: Path | str, error: Exception) -> str:
     return " ".join(text.split())
 
 
-def extract_all(jobs: list[VideoInput], worker: "VideoExtractor", workers: int) -> Iterator[ExtractionOutcome]:
-    """Extract and store every job in this process (workers 1), or in any order in several made like `worker`."""
-    if workers <= 1 or len(jobs) <= 1:
-        yield from map(worker, jobs)
+def extract_videos(
+    videos: list[VideoInput], extractor: VideoExtractor, workers: int, threads: int = 0
+) -> Generator[ExtractionResult, None, None]:
+    """Extract and store videos in this process (workers = 1) or in several.
+
+    If a worker process dies, because a decoder crashes or memory runs out, only its video fails.
+
+    Yields:
+        One result per video, in any order.
+    """
+    if workers == 1 or len(videos) <= 1:
+        for video in videos:
+            yield extractor.extract(video, threads)
         return
-    while jobs:
+    options: Any = {"batch_size": 1, "return_as": "generator_unordered"}  # Any: joblib's annotations are too narrow
+    pool: Any = Parallel(n_jobs=workers, backend="loky", **options)
+    extract = delayed(extractor.extract)
+    while videos:
         done: set[VideoInput] = set()
         try:
-            for outcome in _in_processes(jobs, worker.plan, workers):
-                done.add(outcome.job)
-                yield outcome
+            for result in pool(extract(video, threads) for video in videos):
+                done.add(result.video)
+                yield result
             return
-        except BrokenProcessPool:  # a decoder crashed, or memory ran out: then one by one, and the culprit is known
-            jobs = [job for job in jobs if job not in done]
-            if workers == 1:
-                yield ExtractionOutcome(
-                    jobs[0], error=f"{format_path(jobs[0].path)}: the process that read it died; it may be damaged"
-                )
-                jobs = jobs[1:]
-            workers = 1
+        except BrokenProcessPool:
+            # joblib does not tell whose process died. It is one of the first few: they are repeated one by one.
+            videos = [video for video in videos if video not in done]
+        for video in videos[:workers]:
+            try:
+                yield from pool([extract(video, threads)])
+            except BrokenProcessPool:
+                yield ExtractionResult(video, error=f"{video}: the process that read it died; it may be damaged")
+        videos = videos[workers:]
 
 
-def _in_processes(jobs: list[VideoInput], plan: ExtractionPlan, workers: int) -> Iterator[ExtractionOutcome]:
-    # Not forked: neither decoders nor GPUs survive that.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(plan,)) as pool:
-        try:
-            for future in as_completed([pool.submit(_work, job) for job in jobs]):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-class VideoExtractor:
-    """Extracts and stores jobs as a plan says. Raises UserError where its encoder or its store cannot be made."""
-
-    def __init__(self, plan: ExtractionPlan):
-        self.plan, self.encoder = plan, build_encoder(plan.encoder)
-        in_folder = plan.out.suffix not in PACK_SUFFIXES
-        names = (plan.prefix, *plan.suffixes) if in_folder else ("", *SUFFIXES)
-        widths = (self.encoder.visual_dim, self.encoder.audio_dim)
-        provenance = FeatureProvenance(
-            self.encoder.name, *widths, plan.stride, WINDOW_FRAMES, FRAME_RATE_HZ, plan.streams, *names
-        )
-        self.store = open_store(plan.out, provenance)
-
-    def __call__(self, job: VideoInput) -> ExtractionOutcome:
-        plan = self.plan
-        try:
-            made = extract_features(
-                job.path, self.encoder, plan.stride, plan.video_stream, plan.audio_stream, plan.threads
-            )
-            self.store.write(job.name, made.visual, made.audio)
-        except Exception as error:
-            return ExtractionOutcome(job, error=describe_failure(job.path, error))
-        return ExtractionOutcome(job, made.duration, tuple(made.notes))
-
-
-def _start(plan: ExtractionPlan) -> None:
-    """Make a process's worker, kept as an attribute of the function that uses it."""
-    _work.worker = VideoExtractor(plan)
-
-
-def _work(job: VideoInput) -> ExtractionOutcome:
-    return _work.worker(job)
-
-
-def shard_for_rank(jobs: list[VideoInput]) -> list[VideoInput]:
-    """The jobs of this rank: every WORLD_SIZE-th under torchrun, else all."""
+def shard_for_rank(videos: list[VideoInput]) -> list[VideoInput]:
+    """Return every WORLD_SIZE-th video under torchrun, otherwise all."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    return jobs[rank::world]
+    return videos[rank::world]
 
 
 def any_rank_failed(failed: bool) -> bool:
-    """Whether a video failed in any rank. Waits for all: torchrun ends those at work once one exits with an error."""
+    """Return whether a video failed in any rank.
+
+    Waits for all ranks, because torchrun kills the others as soon as one exits with an error.
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         return failed
     dist.init_process_group("gloo", timeout=timedelta(days=30))

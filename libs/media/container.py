@@ -1,33 +1,28 @@
-"""Opening media files and decoding their streams, with what FFmpeg says made into one line.
+"""Open media files and decode their streams; FFmpeg's errors become one line.
 
-PyAV is imported where it is used: everything but media works without it.
+PyAV is imported where it is used because everything but media works without it.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from libs.core.errors import MediaError, UserError
 
-if TYPE_CHECKING:
-    import av
-
-# Text and still pictures, which FFmpeg reads as videos; so it does what ends in _pipe.
+# Formats of text and still pictures, which FFmpeg also reads as video; so are all formats that end in _pipe.
 NO_VIDEO_FORMATS = ("tty", "image2", "alias_pix", "brender_pix")
-FLUSH_ATTEMPTS = 64  # a decoder holds at most so many damaged frames, one a thread
+FLUSH_ATTEMPTS = 64  # at the end of a stream, a decoder returns at most one damaged frame per thread
 
 
 def format_path(path: Path | str) -> str:
-    """A path as it can be printed, also where its name is no valid text."""
+    """Format a path for printing; bytes of its name that are not UTF-8 become replacement characters."""
     return str(path).encode(errors="surrogateescape").decode(errors="replace")
 
 
-def import_av():
-    """PyAV. Raises UserError where it is not installed."""
+def import_av() -> Any:
+    """Import PyAV. Raises UserError if it is not installed."""
     try:
         import av
     except ImportError:
@@ -36,22 +31,23 @@ def import_av():
 
 
 @contextmanager
-def open_container(path: Path) -> Iterator[av.container.InputContainer]:
-    """An open media file. Raises MediaError, one line, where it is none, and for what FFmpeg refuses meanwhile."""
+def open_container(path: Path) -> Iterator[Any]:
+    """Open a media file with PyAV.
+
+    Raises:
+        MediaError: if it is not a media file, and in place of any FFmpeg error inside the `with` block.
+    """
     av = import_av()
-    if not path.is_file():
-        raise MediaError(f"{format_path(path)}: {'a folder, no video' if path.is_dir() else 'no such file'}")
-    if path.stat().st_size == 0:
-        raise MediaError(f"{format_path(path)}: the file is empty; copy it again")
     try:
         container = av.open(f"file:{path}", metadata_errors="ignore")
     except (av.error.FFmpegError, UnicodeError) as error:
+        hint = "check the path, or copy the file again if it is truncated"
         raise MediaError(
-            f"{format_path(path)}: no video or sound file, or a truncated one ({format_error(error)})"
+            f"{format_path(path)}: not readable as video or sound ({format_error(error)}); {hint}"
         ) from None
     with container:
         if container.format.name in NO_VIDEO_FORMATS or container.format.name.endswith("_pipe"):
-            raise MediaError(f"{format_path(path)}: no video or sound file ({container.format.long_name})")
+            raise MediaError(f"{format_path(path)}: not a video or sound file ({container.format.long_name})")
         try:
             yield container
         except av.error.FFmpegError as error:
@@ -59,62 +55,68 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
 
 
 def format_error(error: Exception) -> str:
+    """Return an error's text without its number and file name."""
     return getattr(error, "strerror", None) or str(error)
 
 
-def frame_step(stream) -> Fraction:
-    """Seconds a picture, where the stream says so, else 0."""
+def get_frame_duration(stream) -> Fraction:
+    """Return the seconds of one picture at a video stream's average rate; 0 for sound or where no rate is given."""
     rate = stream.average_rate if stream.type == "video" else None
     return 1 / Fraction(rate) if rate else Fraction(0)
 
 
-def decode_stream(container, stream, notes: list[str]) -> Iterator[tuple[Fraction, object]]:
-    """(time in seconds, frame) of all that can be decoded; how much could not is added to `notes` at the end.
+def decode_stream(container, stream, notes: list[str]) -> Generator[tuple[Fraction, Any], None, None]:
+    """Decode all frames of a stream that can be decoded.
 
-    A frame without a time stamp follows the one before it.
+    A frame without a time stamp follows the previous frame.
+
+    Args:
+        notes: gets one sentence at the end if damaged frames were skipped.
+
+    Yields:
+        The time in seconds and the frame.
     """
     av = import_av()
-    bad, follows = 0, None
+    num_damaged, next_time = 0, Fraction(0)
     try:
         for packet in iterate_packets(container, stream, notes):
+            frames = []
             for _ in range(FLUSH_ATTEMPTS if packet.size == 0 else 1):
                 try:
                     frames = packet.decode()
                     break
                 except av.error.FFmpegError:
-                    frames, bad = [], bad + 1
+                    num_damaged += 1
             for frame in frames:
                 if frame.is_corrupt:
-                    bad += 1
+                    num_damaged += 1
                     continue
-                at = _time(frame)
-                at = (follows or Fraction(0)) if at is None else at
-                yield at, frame
-                follows = at + _length(frame, stream)
+                stamp = frame.pts if frame.pts is not None else frame.dts
+                time = next_time if stamp is None else stamp * Fraction(frame.time_base)
+                yield time, frame
+                if stream.type == "audio":
+                    next_time = time + Fraction(frame.samples, frame.sample_rate)
+                else:
+                    next_time = time + get_frame_duration(stream)
     finally:
-        if bad:
-            notes.append(f"{bad} damaged frame{'s' * (bad > 1)} of {stream.type} stream {stream.index} skipped")
+        if num_damaged:
+            frames = f"{num_damaged} damaged frame{'s' * (num_damaged > 1)}"
+            notes.append(f"{frames} of {stream.type} stream {stream.index} skipped")
 
 
-def iterate_packets(container, streams, notes: list[str]) -> Iterator:
-    """The packets of a stream or of several, up to where damage ends the reading, which is noted."""
+def iterate_packets(container, streams, notes: list[str]) -> Iterator[Any]:
+    """Read the packets of one or several streams until the end of the file, or until damage ends the reading.
+
+    Args:
+        notes: gets one sentence if reading ends early.
+    """
     av = import_av()
     while True:
         try:
             yield from container.demux(streams)
             return
         except IndexError:
-            continue  # PyAV fails at a packet of a stream that begins in the middle of a file; the next one follows
+            continue  # PyAV fails on a packet of a stream that begins in the middle of a file; reading can go on
         except av.error.FFmpegError as error:
             notes.append(f"reading stops before the end of the file ({format_error(error)})")
             return
-
-
-def _time(frame) -> Fraction | None:
-    stamp = frame.pts if frame.pts is not None else frame.dts
-    return None if stamp is None else stamp * Fraction(frame.time_base)
-
-
-def _length(frame, stream) -> Fraction:
-    """Seconds that a frame lasts."""
-    return Fraction(frame.samples, frame.sample_rate) if stream.type == "audio" else frame_step(stream)

@@ -1,13 +1,11 @@
-"""Pictures and sound of a media file as streams on one time line, in bounded memory.
+"""Decode the pictures and the sound of a media file on one time line, in bounded memory.
 
-Frame k is what a player shows k/16 s after the media's start, sample i what it plays i/16000 s after it. Time stamps
-say where either belongs: variable frame rates, late streams, gaps and the priming of codecs need no special case.
+Frame k is what a player shows k/16 s after the media's start, sample i what it plays i/16000 s after it. Everything is
+placed by its time stamp, so variable frame rates, late streams, gaps and codec priming need no special case.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from itertools import chain, repeat
 
@@ -16,45 +14,55 @@ import numpy as np
 from libs.core.errors import MediaError
 from libs.features.windows import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 from libs.media.container import decode_stream, format_path, import_av, open_container
-from libs.media.probe import Media
+from libs.media.probe import MediaInfo
 
-MAX_ROUNDING = Fraction(1, 2000)  # s; containers with ticks of a millisecond round time stamps by this
-GAP_S = 0.03  # sound this far from where it should go on starts anew; less is the rounding of time stamps
-MISSING_S = 0.1  # of sound, in all, that a user should know of
+MAX_ROUNDING = Fraction(1, 2000)  # seconds; containers with millisecond ticks round time stamps by up to this
+MIN_GAP_S = 0.03  # sound this far from its expected time is a gap or an overlap; less is the rounding of time stamps
+MIN_NOTED_GAP_S = 0.1  # seconds of missing sound, in total, that are worth a note
 SILENCE_BLOCK = SAMPLE_RATE_HZ
 
 
-def frames(
-    media: Media, count: int, short_side: int | None, notes: list[str], threads: int = 0
-) -> Iterator[np.ndarray]:
-    """`count` pictures at 16 frames/s, (H, W, 3) uint8 RGB of one size, upright and with square pixels.
+def decode_frames(
+    media: MediaInfo, count: int, short_side: int | None, notes: list[str], threads: int = 0
+) -> Generator[np.ndarray, None, None]:
+    """Decode pictures at 16 frames/s.
 
-    Picture k is the last one whose time is at most start + k/16 s; the first is also shown before its time, the last
-    goes on to the end. short_side: pixels of the shorter side, to which larger pictures are scaled down. threads: of
-    the decoder, 0 for as many as there are cores. Raises MediaError if nothing can be decoded.
+    Picture k is the last one whose time is at most start + k/16 s. The first is also used before its time, the last
+    until the end.
+
+    Args:
+        count: number of pictures.
+        short_side: larger pictures are scaled down to this many pixels on the shorter side.
+        notes: gets sentences on damage.
+        threads: of the decoder; 0 for one per core.
+
+    Yields:
+        (H, W, 3) uint8 RGB, all of one size, upright and with square pixels.
+
+    Raises:
+        MediaError: nothing can be decoded.
     """
     with open_container(media.path) as container:
         stream = container.streams[media.video]
         stream.thread_type, stream.thread_count = "AUTO", threads
         rounding = min(MAX_ROUNDING, Fraction(stream.time_base) / 2)
-        look, done, current = _Look(stream.sample_aspect_ratio, short_side), 0, None
-        for at, frame in decode_stream(container, stream, notes):
-            begins = min(count, math.ceil((at - media.start - rounding) * FRAME_RATE_HZ))
+        converter, done, current = _PictureConverter(stream.sample_aspect_ratio, short_side), 0, None
+        for time, frame in decode_stream(container, stream, notes):
+            begins = min(count, math.ceil((time - media.start - rounding) * FRAME_RATE_HZ))
             current = frame if current is None else current
             if begins > done:
-                picture = look(current)
-                yield from repeat(picture, begins - done)
+                yield from repeat(converter.convert(current), begins - done)
                 done = begins
             if done == count:
                 return
             current = frame
         if current is None:
-            raise MediaError(f"{format_path(media.path)}: video stream {media.video} holds nothing that can be decoded")
-        yield from repeat(look(current), count - done)
+            raise MediaError(f"{format_path(media.path)}: no frame of video stream {media.video} can be decoded")
+        yield from repeat(converter.convert(current), count - done)
 
 
-class _Look:
-    """Decoded frames as a viewer sees them: scaled, upright, pixels square; all of the first one's size and turn."""
+class _PictureConverter:
+    """Scales decoded frames, turns them upright and makes pixels square, all as the first frame needs it."""
 
     def __init__(self, pixel_aspect: Fraction | None, short_side: int | None):
         self.pixel_aspect, self.short_side = pixel_aspect or Fraction(1), short_side
@@ -62,20 +70,20 @@ class _Look:
         self.matrix: np.ndarray | None = None
         self.size = (0, 0)  # width and height before turning
 
-    def __call__(self, frame) -> np.ndarray:
+    def convert(self, frame) -> np.ndarray:
         if self.matrix is None:
-            # Of the first frame only: PyAV's frames and their side data hold each other until the garbage collector
-            # comes, which counts objects, not the megabytes of a frame.
-            self.matrix = _display_matrix(frame)
+            # Side data are read from the first frame only: PyAV's frames and their side data reference each other, so
+            # reading them keeps each frame until the garbage collector runs, which is far too late for megabytes.
+            self.matrix = _read_display_matrix(frame)
             width, height = frame.width * self.pixel_aspect, Fraction(frame.height)
             scale = min(Fraction(1), (self.short_side or math.inf) / min(width, height))
-            self.size = tuple(max(1, round(side * scale)) for side in (width, height))
+            self.size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = self.scaler.reformat(frame, *self.size, "rgb24", interpolation="AREA").to_ndarray()
         return _turn(small, self.matrix)
 
 
-def _display_matrix(frame) -> np.ndarray:
-    """(2, 2): the place (x, y) of a stored pixel times it is its place on the screen, up to a shift."""
+def _read_display_matrix(frame) -> np.ndarray:
+    """Return the (2, 2) matrix that maps a stored pixel's (x, y) to its place on screen, up to a shift."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return np.eye(2)
@@ -83,7 +91,7 @@ def _display_matrix(frame) -> np.ndarray:
 
 
 def _turn(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """One of the eight quarter turns and mirrorings; what lies between is rounded to them."""
+    """Apply a display matrix, rounded to one of the eight quarter turns and mirrorings."""
     if abs(matrix[0, 1]) > abs(matrix[0, 0]):
         picture, right, down = picture.swapaxes(0, 1), matrix[1, 0], matrix[0, 1]
     else:
@@ -93,48 +101,53 @@ def _turn(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture)
 
 
-def sound(media: Media, count: int, notes: list[str]) -> Iterator[np.ndarray]:
-    """`count` samples at 16 kHz in blocks (n,) float32 within [-1, 1], all channels mixed to one.
+def decode_sound(media: MediaInfo, count: int, notes: list[str]) -> Generator[np.ndarray, None, None]:
+    """Decode sound at 16 kHz, all channels mixed to one; what the stream does not cover is silent.
 
-    Sound lies where its time stamps say; what no sound covers is silent.
+    Args:
+        count: number of samples.
+        notes: gets sentences on damage and gaps.
+
+    Yields:
+        Blocks (n,) float32 in [-1, 1].
     """
-    done = missing = 0
-    for first, block in _resampled(media, notes):
-        silent = min(first, count) - done
-        if silent > 0:
-            missing += silent if done else 0  # what starts late misses nothing
-            yield from _silence(silent)
-            done += silent
+    done = num_missing = 0
+    for first, block in _resample(media, notes):
+        num_silent = min(first, count) - done
+        if num_silent > 0:
+            num_missing += num_silent if done else 0  # a late start is no gap
+            yield from _silence(num_silent)
+            done += num_silent
         block = block[max(0, done - first) : max(0, count - first)]
         if len(block):
             yield block
         done += len(block)
         if done == count:
             break
-    if missing > MISSING_S * SAMPLE_RATE_HZ:
-        notes.append(f"{missing / SAMPLE_RATE_HZ:.1f} s of sound are missing in the middle: taken as silent")
+    if num_missing > MIN_NOTED_GAP_S * SAMPLE_RATE_HZ:
+        notes.append(f"{num_missing / SAMPLE_RATE_HZ:.1f} s of sound are missing in the middle: taken as silent")
     yield from _silence(count - done)
 
 
-def _silence(samples: int) -> Iterator[np.ndarray]:
-    for done in range(0, samples, SILENCE_BLOCK):
-        yield np.zeros(min(SILENCE_BLOCK, samples - done), np.float32)
+def _silence(count: int) -> Iterator[np.ndarray]:
+    for done in range(0, count, SILENCE_BLOCK):
+        yield np.zeros(min(SILENCE_BLOCK, count - done), np.float32)
 
 
-def _resampled(media: Media, notes: list[str]) -> Iterator[tuple[int, np.ndarray]]:
-    """(index of the first sample, block) of the sound stream, in order, but for gaps and overlaps in the file.
+def _resample(media: MediaInfo, notes: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (index of the first sample, block) in order, except for gaps and overlaps in the file.
 
-    The mix is FFmpeg's for 16-bit integers (`ffmpeg -ac 1`), which keeps the level of what is on all channels,
-    whatever the codec; its mix for floats does not.
+    FFmpeg's mix of 16-bit integers (`ffmpeg -ac 1`) keeps the level of what is on all channels, whatever the codec; its
+    mix of floats does not.
     """
     av = import_av()
-    kind, ends, first, resampler = None, Fraction(0), 0, None
+    layout, end, first, resampler = None, Fraction(0), 0, None
     with open_container(media.path) as container:
         stream = container.streams[media.audio]
-        for at, frame in chain(decode_stream(container, stream, notes), [(None, None)]):
-            now = frame and (frame.format.name, frame.layout.name, frame.sample_rate)
-            if resampler is not None and (now != kind or abs(at - ends) > GAP_S):
-                for block in map(_floats, resampler.resample(None)):
+        for time, frame in chain(decode_stream(container, stream, notes), [(Fraction(0), None)]):
+            new_layout = frame and (frame.format.name, frame.layout.name, frame.sample_rate)
+            if resampler is not None and (new_layout != layout or abs(time - end) > MIN_GAP_S):
+                for block in map(_to_float, resampler.resample(None)):
                     yield first, block
                     first += len(block)
                 resampler = None
@@ -142,13 +155,13 @@ def _resampled(media: Media, notes: list[str]) -> Iterator[tuple[int, np.ndarray
                 return
             if resampler is None:
                 resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE_HZ)
-                kind, ends, first = now, at, round((at - media.start) * SAMPLE_RATE_HZ)
-            frame.pts = None  # the run says where it belongs; rounded time stamps would only disturb the resampler
-            for block in map(_floats, resampler.resample(frame)):
+                layout, end, first = new_layout, time, round((time - media.start) * SAMPLE_RATE_HZ)
+            frame.pts = None  # `first` places the blocks; rounded time stamps would make the resampler stretch them
+            for block in map(_to_float, resampler.resample(frame)):
                 yield first, block
                 first += len(block)
-            ends += Fraction(frame.samples, frame.sample_rate)
+            end += Fraction(frame.samples, frame.sample_rate)
 
 
-def _floats(frame) -> np.ndarray:
+def _to_float(frame) -> np.ndarray:
     return frame.to_ndarray().reshape(-1).astype(np.float32) / 32768

@@ -1,4 +1,4 @@
-"""From a file to features: decode, cut into windows, encode, one modality after the other, in bounded memory."""
+"""Compute the features of one file in bounded memory: decode, cut into windows, encode, one modality at a time."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +16,7 @@ from libs.features.windows import (
     num_windows,
     span,
 )
-from libs.media.decode import frames, sound
+from libs.media.decode import decode_frames, decode_sound
 from libs.media.encoders.base import Encoder
 from libs.media.probe import probe
 
@@ -25,10 +25,14 @@ MAX_PEAKS = 2000
 
 @dataclass(frozen=True)
 class ExtractedFeatures:
-    """visual (T, Dv), audio (T, Da) float32, zero where the file has no such stream; duration in seconds.
+    """The features of one file.
 
-    notes: what a user should know, a sentence each. waveform_peaks (P, 2) float32, the least and the greatest sample in
-    each of P <= 2000 equal parts of the duration, P = 0 without sound.
+    Attributes:
+        visual, audio: (T, Dv) and (T, Da) float32, zero if the file has no such stream.
+        duration: seconds.
+        notes: sentences for the user.
+        waveform_peaks: (P, 2) float32, the minimum and maximum sample of P <= 2000 equal parts of the duration; P = 0
+            without sound.
     """
 
     visual: np.ndarray
@@ -48,30 +52,35 @@ def extract_features(
     audio_stream: int | None = None,
     threads: int = 0,
 ) -> ExtractedFeatures:
-    """The features of one file, windows every `stride` frames of 1/16 s (method.md §2).
+    """Extract the features of a video or sound file (method.md §2).
 
-    Streams are the container's best unless an index chooses another. threads: of the decoder, 0 for as many as there
-    are cores. Raises MediaError on what cannot be read.
+    Args:
+        stride: frames of 1/16 s between windows.
+        video_stream, audio_stream: indices in the file; by default the container's best streams.
+        threads: of the decoder; 0 for one per core.
+
+    Raises:
+        MediaError: the file cannot be read.
     """
     media = probe(path, video_stream, audio_stream)
-    count, notes = num_windows(media.duration, stride), list(media.notes)
+    count, notes = int(num_windows(media.duration, stride)), list(media.notes)
     visual = np.zeros((count, encoder.visual_dim), np.float32)
     if media.video is not None:
         needed = span(count, WINDOW_FRAMES, stride)
-        with closing(frames(media, needed, encoder.short_side, notes, threads)) as pictures:
-            rows = map(encoder.encode_frames, batches((p[None] for p in pictures), count, WINDOW_FRAMES, stride))
-            _fill(visual, rows)
+        with closing(decode_frames(media, needed, encoder.short_side, notes, threads)) as pictures:
+            blocks = (picture[None] for picture in pictures)
+            _fill(visual, map(encoder.encode_frames, batches(blocks, count, WINDOW_FRAMES, stride)))
     audio = np.zeros((count, encoder.audio_dim), np.float32)
-    peaks = _Peaks(round(media.duration * SAMPLE_RATE_HZ) if media.audio is not None else 0)
+    peaks = _WaveformPeaks(round(media.duration * SAMPLE_RATE_HZ) if media.audio is not None else 0)
     if media.audio is not None:
         hop = stride * SAMPLES_A_FRAME
-        needed = max(peaks.samples, span(count, WINDOW_SAMPLES, hop))  # the peaks go on where windows end
-        with closing(sound(media, needed, notes)) as blocks:
-            watched = peaks.watch(blocks)
-            _fill(audio, map(encoder.encode_audio, batches(watched, count, WINDOW_SAMPLES, hop)))
-            for _ in watched:
+        needed = max(peaks.num_samples, span(count, WINDOW_SAMPLES, hop))  # the peaks go beyond the last window
+        with closing(decode_sound(media, needed, notes)) as sound:
+            blocks = peaks.update_from(sound)
+            _fill(audio, map(encoder.encode_audio, batches(blocks, count, WINDOW_SAMPLES, hop)))
+            for _ in blocks:  # the rest of the sound updates the peaks only
                 pass
-    notes = list(dict.fromkeys(notes))  # what both passes say is said once
+    notes = list(dict.fromkeys(notes))  # both passes may note the same
     return ExtractedFeatures(
         visual, audio, media.duration, notes, peaks.values, media.video is not None, media.audio is not None
     )
@@ -84,23 +93,25 @@ def _fill(table: np.ndarray, parts: Iterator[np.ndarray]) -> None:
         done += len(rows)
 
 
-class _Peaks:
-    """Least and greatest sample in equal parts of a sound of known length, gathered as it passes."""
+class _WaveformPeaks:
+    """Minimum and maximum sample in equal parts of a sound of known length, updated block by block."""
 
-    def __init__(self, samples: int):
-        self.samples, parts = samples, min(MAX_PEAKS, samples)
-        self.starts = np.arange(parts) * samples // max(1, parts)  # (P,) first sample of each part
+    def __init__(self, num_samples: int):
+        parts = min(MAX_PEAKS, num_samples)
+        self.num_samples = num_samples
+        self.starts = np.arange(parts) * num_samples // max(1, parts)  # (P,) first sample of each part
         self.values = np.zeros((parts, 2), np.float32)
 
-    def watch(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    def update_from(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pass the blocks on after updating the peaks with them."""
         at = 0
         for block in blocks:
-            inside = block[: max(0, self.samples - at)]
+            inside = block[: max(0, self.num_samples - at)]
             if len(inside):
                 first, last = np.searchsorted(self.starts, (at, at + len(inside) - 1), side="right") - 1
                 cuts = np.maximum(self.starts[first : last + 1] - at, 0)
                 part = self.values[first : last + 1]
-                # Zero lies between the two of any sound, so an untouched pair needs no mark.
+                # The initial zeros need no mark: any sound crosses zero.
                 part[:, 0] = np.minimum(part[:, 0], np.minimum.reduceat(inside, cuts))
                 part[:, 1] = np.maximum(part[:, 1], np.maximum.reduceat(inside, cuts))
             at += len(block)

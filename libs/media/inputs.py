@@ -1,4 +1,4 @@
-"""Which videos a user means: files, folders, globs and lists."""
+"""Find the videos that command-line arguments name: files, folders, globs and lists."""
 
 import glob
 from collections.abc import Iterator
@@ -6,52 +6,52 @@ from pathlib import Path
 from typing import NamedTuple
 
 from libs.core.types import MEDIA_SUFFIXES
-from libs.media.container import format_path
+from libs.media.container import format_error, format_path
 
 
 class VideoInput(NamedTuple):
-    """The name that a file's features have, and the file, None where only its features are known."""
+    """The name under which a file's features are stored, and the file; None if only its features are known."""
 
     name: str
     path: Path | None
 
+    def __str__(self) -> str:
+        return format_path(self.path or self.name)
+
 
 def find_videos(inputs: list[str]) -> tuple[list[VideoInput], list[str]]:
-    """Files, folders (the media files in them), globs, and lists of those (@FILE or FILE.txt, one a line), in order.
+    """Find media files and name each for its file, without the ending.
 
-    Also returns what is wrong with some of them, a line each; the others go on. A file's features are named as the
-    file is, without its ending: of two files of one name the first is taken.
+    Args:
+        inputs: files, folders (all media files in them), globs, and lists of these (@FILE or FILE.txt, one per line).
+
+    Returns:
+        The videos in order, each file once, and one line per problem. Of two files of one name the first is used.
     """
-    paths, problems = _listed(inputs)
-    jobs: dict[str, VideoInput] = {}
+    videos: dict[str, VideoInput] = {}
+    problems: list[str] = []
     seen: set[Path] = set()
-    for path in paths:
-        if (real := path.resolve()) in seen:
+    for path in _find_paths(inputs, problems):
+        if (resolved := path.resolve()) in seen:
             continue
-        seen.add(real)
+        seen.add(resolved)
         name = path.stem
         if format_path(name) != name:
             problems.append(f"{format_path(path)}: its name is not valid UTF-8; rename it")
-        elif not name.strip("."):
-            problems.append(f"{format_path(path)}: its features would have no name but dots; rename it")
-        elif name in jobs:
-            problems.append(f"{path}: its features would be named {name}, as those of {jobs[name].path}; rename one")
+        elif name in videos:
+            problems.append(
+                f"{path}: its features would be named {name}, like those of {videos[name].path}; rename one"
+            )
         else:
-            jobs[name] = VideoInput(name, path)
-    return list(jobs.values()), problems
+            videos[name] = VideoInput(name, path)
+    return list(videos.values()), problems
 
 
-def _listed(inputs: list[str]) -> tuple[list[Path], list[str]]:
-    """The paths that inputs mean, and what is wrong with some of them."""
-    paths, problems = [], []
-    for text in _lines(inputs, problems):
+def _find_paths(inputs: list[str], problems: list[str]) -> Iterator[Path]:
+    for text in _expand_lists(inputs, problems):
         path = Path(text)
         if path.is_dir():
-            try:
-                found = sorted(p for p in path.iterdir() if p.suffix.lower() in MEDIA_SUFFIXES and not p.is_dir())
-            except OSError as error:
-                problems.append(f"{format_path(path)}: {error.strerror}")
-                continue
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in MEDIA_SUFFIXES and not p.is_dir())
             if not found:
                 problems.append(f"{format_path(path)}: no video or sound files in this folder")
         elif path.exists() or not glob.has_magic(text):
@@ -59,12 +59,12 @@ def _listed(inputs: list[str]) -> tuple[list[Path], list[str]]:
         else:
             found = sorted(Path(p) for p in glob.glob(text, recursive=True))  # noqa: PTH207
             if not found:
-                problems.append(f"{format_path(path)}: no file has a name like this")
-        paths += found
-    return paths, problems
+                problems.append(f"{format_path(path)}: no file matches this pattern")
+        yield from found
 
 
-def _lines(inputs: list[str], problems: list[str]) -> Iterator[str]:
+def _expand_lists(inputs: list[str], problems: list[str]) -> Iterator[str]:
+    """Replace lists of videos by their lines."""
     for text in inputs:
         is_list = text.startswith("@") and not Path(text).exists()
         if not is_list and not (text.endswith(".txt") and Path(text).is_file()):
@@ -74,6 +74,4 @@ def _lines(inputs: list[str], problems: list[str]) -> Iterator[str]:
         try:
             yield from (line for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
         except (OSError, UnicodeDecodeError) as error:
-            problems.append(
-                f"{format_path(path)}: no readable list of videos ({getattr(error, 'strerror', None) or error})"
-            )
+            problems.append(f"{format_path(path)}: not a readable list of videos ({format_error(error)})")

@@ -1,24 +1,32 @@
-"""What is in a media file: which streams are taken, when the first of them starts, how long they last."""
-
-from __future__ import annotations
+"""Inspect a media file: which streams are used, when the first one starts, how long they last."""
 
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from libs.core.errors import MediaError
-from libs.media.container import decode_stream, format_path, frame_step, import_av, iterate_packets, open_container
+from libs.media.container import (
+    decode_stream,
+    format_path,
+    get_frame_duration,
+    import_av,
+    iterate_packets,
+    open_container,
+)
 
-LONGEST_S = 100 * 3600  # more is a damaged time stamp
-MISSING_S = 1.0  # what a file may last less than its header says
+MAX_DURATION_S = 100 * 3600  # longer durations come from damaged time stamps
+MAX_MISSING_S = 1.0  # seconds that a file may be shorter than its header says
 
 
 @dataclass(frozen=True)
-class Media:
-    """A file's chosen streams (indices; None: there is none) on one time line.
+class MediaInfo:
+    """The selected streams of a file on one time line.
 
-    start: seconds, the time stamp of what is seen or heard first; duration: seconds from there to the end of the
-    stream that ends last; notes: what a user should know.
+    Attributes:
+        video, audio: indices of the streams; None if there is none.
+        start: seconds, the time stamp of the first picture or sample that a player presents.
+        duration: seconds from `start` to the end of the stream that ends last.
+        notes: sentences for the user.
     """
 
     path: Path
@@ -29,24 +37,31 @@ class Media:
     notes: tuple[str, ...]
 
 
-def probe(path: Path | str, video_stream: int | None = None, audio_stream: int | None = None) -> Media:
-    """Choose streams and find their common time line by reading all packets, which takes little beside decoding.
+def probe(path: Path | str, video_stream: int | None = None, audio_stream: int | None = None) -> MediaInfo:
+    """Select streams and find their common time line.
 
-    The container's best streams are taken unless an index says otherwise. Raises MediaError on a file without picture
-    and sound, of no duration, or truncated, and on an index that is no such stream's.
+    All packets are read, which is fast compared with decoding.
+
+    Args:
+        video_stream, audio_stream: indices in the file; by default the container's best streams.
+
+    Raises:
+        MediaError: the file cannot be read, is truncated, has no stream to decode or no duration, or an index is wrong.
     """
     path, notes = Path(path), []
     with open_container(path) as container:
-        video = _choose(container, "video", video_stream, path, notes)
-        audio = _choose(container, "audio", audio_stream, path, notes)
-        streams = [stream for stream in (video, audio) if stream is not None]
+        selected = (
+            _select_stream(container, "video", video_stream, path, notes),
+            _select_stream(container, "audio", audio_stream, path, notes),
+        )
+        streams = [stream for stream in selected if stream is not None]
         if not streams:
             raise MediaError(f"{format_path(path)}: has neither a picture nor sound")
-        ends = _ends(container, streams, notes)
-        _compare_with_header(path, container, streams, ends, notes)
-        # Plain numbers from here: PyAV's streams are not to be touched once the container is closed.
+        ends = _find_ends(container, streams, notes)
+        _check_header(path, container, streams, ends, notes)
+        # PyAV's streams must not be used after the container is closed, so only numbers are kept.
         indices = {stream.type: stream.index for stream in streams}
-    starts = {kind: _first_shown(path, index) for kind, index in indices.items() if index in ends}
+    starts = {kind: _find_start(path, index) for kind, index in indices.items() if index in ends}
     starts = {kind: start for kind, start in starts.items() if start is not None}
     if not starts:
         raise MediaError(f"{format_path(path)}: neither a picture nor sound can be decoded; write it again")
@@ -54,83 +69,81 @@ def probe(path: Path | str, video_stream: int | None = None, audio_stream: int |
         if kind not in starts:
             why = "that can be decoded" if kind in indices else "in the file"
             notes.append(f"no {what} {why}: its features are zero")
-            indices.pop(kind, None)
     start = min(starts.values())
-    duration = float(max(ends[index] for index in indices.values()) - start)
-    if not 0 < duration <= LONGEST_S:
+    duration = float(max(ends[indices[kind]] for kind in starts) - start)
+    if not 0 < duration <= MAX_DURATION_S:
         raise MediaError(
-            f"{format_path(path)}: lasts {duration:g} s, expected more than 0 and at most {LONGEST_S} s; write it again"
+            f"{format_path(path)}: lasts {duration:g} s, expected more than 0 and at most {MAX_DURATION_S} s; write it "
+            "again"
         )
-    return Media(path, indices.get("video"), indices.get("audio"), start, duration, tuple(notes))
+    video, audio = (indices[kind] if kind in starts else None for kind in ("video", "audio"))
+    return MediaInfo(path, video, audio, start, duration, tuple(notes))
 
 
-def _choose(container, kind: str, index: int | None, path: Path, notes: list[str]):
-    """The stream of that index, or the container's best of a kind; None if there is none (a cover picture is none)."""
-    av = import_av()
+def _select_stream(container, kind: str, index: int | None, path: Path, notes: list[str]):
+    """Return the stream with this index, or the container's best of a kind; None if there is none or only a cover."""
     if index is None:
         best = container.streams.best(kind)
-        if best is not None and best.disposition & av.stream.Disposition.attached_pic:
+        if best is not None and best.disposition & import_av().stream.Disposition.attached_pic:
             notes.append("its only picture is a cover")
             return None
         return best
-    there = {s.index: s for s in container.streams if s.type in ("video", "audio")}
-    if index not in there or there[index].type != kind:
-        names = ", ".join(f"{s.index} ({s.type}, {_codec(s)})" for s in there.values()) or "none"
-        raise MediaError(f"{format_path(path)}: no {kind} stream {index}; its streams are {names}")
-    return there[index]
+    streams = {s.index: s for s in container.streams if s.type in ("video", "audio")}
+    if index not in streams or streams[index].type != kind:
+        codecs = {i: getattr(s.codec_context, "name", "unknown codec") for i, s in streams.items()}
+        available = ", ".join(f"{i} ({s.type}, {codecs[i]})" for i, s in streams.items()) or "none"
+        raise MediaError(f"{format_path(path)}: no {kind} stream {index}; its streams are {available}")
+    return streams[index]
 
 
-def _codec(stream) -> str:
-    return stream.codec_context.name if stream.codec_context else "unknown codec"
+def _find_ends(container, streams: list, notes: list[str]) -> dict[int, Fraction]:
+    """Find the end in seconds of each stream that has packets. Headers are often wrong or empty, packets are not.
 
-
-def _ends(container, streams: list, notes: list[str]) -> dict[int, Fraction]:
-    """The end of each stream that has packets, in seconds, from the packets themselves: headers lie, or say nothing.
-
-    A packet that does not say its duration lasts as the stream's rate says, else as long as the one before it.
+    A packet without a duration lasts as the stream's rate says, otherwise as long as the packet before it.
     """
     ends: dict[int, Fraction] = {}
-    last: dict[int, Fraction] = {}
+    previous: dict[int, Fraction] = {}
     for packet in iterate_packets(container, streams, notes):
-        stream, stamp = packet.stream, packet.pts if packet.pts is not None else packet.dts
         if packet.size == 0 or packet.is_discard:
             continue
-        at = ends.get(stream.index, Fraction(0)) if stamp is None else stamp * packet.time_base
+        index, stamp = packet.stream.index, packet.pts if packet.pts is not None else packet.dts
+        time = ends.get(index, Fraction(0)) if stamp is None else stamp * packet.time_base
         if packet.duration:
-            step = packet.duration * packet.time_base
+            duration = packet.duration * packet.time_base
         else:
-            step = frame_step(stream) or max(Fraction(0), at - last.get(stream.index, at))
-        last[stream.index] = at
-        ends[stream.index] = max(ends.get(stream.index, at), at + step)
+            duration = get_frame_duration(packet.stream) or max(Fraction(0), time - previous.get(index, time))
+        previous[index] = time
+        ends[index] = max(ends.get(index, time), time + duration)
     return ends
 
 
-def _first_shown(path: Path, index: int) -> Fraction | None:
-    """The time of the first picture or sample that comes out of the decoder, in seconds; None if nothing does.
+def _find_start(path: Path, index: int) -> Fraction | None:
+    """Find the time in seconds of the first picture or sample that the decoder returns; None if there is none.
 
-    Packets do not say: the priming of AAC and Opus and the pictures before an edit list's start are not shown.
+    Packets do not tell: the priming of AAC and Opus and pictures before an edit list's start are not presented.
     """
     with open_container(path) as container:
-        for at, _ in decode_stream(container, container.streams[index], []):
-            return at
-    return None
+        return next((time for time, _ in decode_stream(container, container.streams[index], [])), None)
 
 
-def _compare_with_header(path: Path, container, streams: list, ends: dict[int, Fraction], notes: list[str]) -> None:
-    """MP4's tables say exactly how long a stream is: less is an error. Matroska says it of the whole file: less is
-    noted. Others only guess."""
+def _check_header(path: Path, container, streams: list, ends: dict[int, Fraction], notes: list[str]) -> None:
+    """Compare the durations found with the header's.
+
+    MP4 states each stream's duration exactly, so less is an error. Matroska states that of the whole file, so less is
+    noted. Other formats only estimate it.
+    """
     formats = container.format.name.split(",")
     if "mp4" in formats:
         for stream in streams:
             start = (stream.start_time or 0) * stream.time_base
             stated = (stream.duration or 0) * stream.time_base
             found = max(Fraction(0), ends.get(stream.index, start) - start)
-            if stated - found > MISSING_S:
+            if stated - found > MAX_MISSING_S:
                 raise MediaError(
                     f"{format_path(path)}: truncated, its header says {float(stated):.1f} s, but its data end after "
                     f"{float(found):.1f} s; copy it again"
                 )
     elif "matroska" in formats and container.duration:
         stated, found = container.duration / 1e6, float(max(ends.values(), default=0))
-        if stated - found > MISSING_S:
+        if stated - found > MAX_MISSING_S:
             notes.append(f"its header says {stated:.1f} s, but picture and sound end after {found:.1f} s")

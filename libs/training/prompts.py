@@ -6,6 +6,7 @@ from libs.core.config import Config
 from libs.core.errors import ConfigError
 from libs.core.prompts import build_prompts
 from libs.datasets.task_data import TaskData
+from libs.media.encoders.base import ContextEncoder
 from libs.media.encoders.build import build_encoder
 from libs.modeling.uniav import UniAV
 
@@ -29,15 +30,15 @@ def set_prompts(model: UniAV, config: Config, data: list[TaskData]) -> None:
 def _set_learned_context(model: UniAV, config: Config, data: list[TaskData]) -> None:
     spec = config.model
     encoder = build_encoder(spec.encoder)
-    embedder = getattr(encoder, "context_embedder", None)  # only some encoders embed text
-    if embedder is None:
+    if not isinstance(encoder, ContextEncoder):
         raise ConfigError(
             f"model.prompts: context needs an encoder with a text side, hf:NAME, and model.encoder is {spec.encoder}; "
             "learn offsets instead"
         )
     for task_data in data:
         task = task_data.task
-        embed, width = embedder(task_data.annotations.list_class_names(task.dataset.num_classes), spec.context_length)
+        names = task_data.annotations.list_class_names(task.dataset.num_classes)
+        embed, width = encoder.build_context_embedder(names, spec.context_length)
         if (encoder.text_dim, width) != (spec.text_dim, spec.context_dim):
             raise ConfigError(
                 f"encoder {encoder.name}: embeds text in {encoder.text_dim} numbers, its tokens have {width}; set "

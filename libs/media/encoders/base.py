@@ -1,35 +1,59 @@
-"""The protocol of encoders, and what they share."""
+"""The interface of encoders."""
 
 import os
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from libs.features.windows import WindowBatch
 
 
 class Encoder(Protocol):
-    """name says which one made features: equal names, equal features. short_side: pixels of the shorter side that it
-    wants of pictures (None: as they are). text_dim is 0 where it embeds no text."""
+    """Computes features of windows. Encoders of equal names compute equal features.
+
+    Attributes:
+        text_dim: 0 if the encoder embeds no text.
+        short_side: pixels of the shorter side to which pictures are scaled down; None: not scaled.
+    """
 
     name: str
     visual_dim: int
     audio_dim: int
     text_dim: int
-    short_side: int | None
+
+    @property
+    def short_side(self) -> int | None: ...
 
     def encode_frames(self, batch: WindowBatch) -> np.ndarray:
-        """(N, visual_dim) float32 of N windows of frames."""
+        """Encode N windows of frames as (N, visual_dim) float32."""
+        ...
 
     def encode_audio(self, batch: WindowBatch) -> np.ndarray:
-        """(N, audio_dim) float32 of N windows of sound."""
+        """Encode N windows of sound as (N, audio_dim) float32."""
+        ...
 
     def encode_text(self, sentences: list[str]) -> np.ndarray:
-        """(N, text_dim) float32, unit rows. Raises UserError where the encoder embeds no text."""
+        """Encode N sentences as (N, text_dim) float32 unit rows. Raises UserError if the encoder embeds no text."""
+        ...
+
+
+@runtime_checkable
+class ContextEncoder(Protocol):
+    """An encoder whose text side can learn a context, as in CoOp."""
+
+    def build_context_embedder(self, names: list[str], length: int) -> tuple[Callable[[Tensor], Tensor], int]:
+        """Build a differentiable function that embeds learned vectors followed by a class name.
+
+        Returns:
+            The function (length, width) -> (N, text_dim), and the width of the vectors.
+        """
+        ...
 
 
 def default_device() -> str:
-    """A GPU, torchrun's ranks one each, or else the CPU."""
+    """Return a GPU, one per rank under torchrun, or the CPU if there is none."""
     gpus = torch.cuda.device_count()
     return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % gpus}" if gpus else "cpu"

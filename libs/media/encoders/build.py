@@ -1,4 +1,4 @@
-"""Encoders: what makes features of windows. One protocol, and the names that a user chooses them by."""
+"""Build encoders by the names that users choose them by."""
 
 from libs.core.errors import UserError
 from libs.media.encoders.base import Encoder
@@ -7,7 +7,7 @@ CHOICES = "builtin, hf:NAME[,NAME] (a name or folder of Hugging Face transformer
 
 
 def build_encoder(spec: str) -> Encoder:
-    """The encoder of that name. Raises UserError on another name, or where what it needs is not installed."""
+    """Build the encoder of this name. Raises UserError if the name is unknown or a package it needs is missing."""
     kind, _, names = spec.partition(":")
     if spec == "builtin":
         from libs.media.encoders.builtin import BuiltinEncoder
@@ -21,4 +21,4 @@ def build_encoder(spec: str) -> Encoder:
         from libs.media.encoders.one_peace import build_one_peace_encoder
 
         return build_one_peace_encoder(names)
-    raise UserError(f"encoder {spec!r}: there is none of that name; choose {CHOICES}")
+    raise UserError(f"encoder {spec!r}: unknown name; choose {CHOICES}")
