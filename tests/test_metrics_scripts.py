@@ -3,10 +3,7 @@
 import importlib.util
 import json
 import re
-import sys
-from dataclasses import dataclass
 from html.parser import HTMLParser
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from libs.core.errors import ConfigError
 from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
 from libs.evaluation.baselines import generate_random_detections
+from libs.evaluation.bootstrap import Estimate, MetricResult
 from libs.evaluation.metrics import compute as metrics_module
 from libs.evaluation.metrics import selection as choice
 from libs.evaluation.metrics.average_precision import GroundTruth, score_detections
@@ -24,35 +22,28 @@ from libs.evaluation.metrics.diagnosis import Diagnosis
 from libs.evaluation.metrics.selection import expand_metrics
 from libs.evaluation.results import read_results, write_results
 from tests.conftest import NEEDS_SHARED
+from tests.evaluation.cases import ANET, UPC, random_case, video
 from tests.test_bad_input import assert_one_line
-from tests.test_detection import ANET, UPC, random_case, video
 
 TIOUS = (0.3, 0.5, 0.7)
 NASTY = '<b onload="x">&$1 _^ 日本'
 
 
-@dataclass
-class FakeScores:
-    headline: dict
-    samples: dict
-
-    def tree(self):
-        return {"headline": {}, "library": "fake 1.0", "per_class": {"<i>Dog": {"events": 3, "event_f1": 0.125}}}
-
-
 @pytest.fixture
 def fake_sed(monkeypatch):
-    """Stands for libs.evaluation.sound_events.scores and the libraries that it needs."""
+    """Replace the metrics of sound events, so that their libraries are not needed."""
     calls = []
 
     def compute_sed_metrics(detections, videos, class_names, *, resamples=1000, seed=0):
         calls.append((detections, videos, class_names, resamples, seed))
         value = len(calls) / 10
-        return FakeScores({"event_f1_macro": (value, 0.0, float("nan"))}, {"event_f1_macro": np.full(resamples, value)})
+        return MetricResult(
+            {"event_f1_macro": Estimate(value, 0.0, float("nan"))},
+            {"library": "fake 1.0", "per_class": {"<i>Dog": {"events": 3, "event_f1": 0.125}}},
+            {"event_f1_macro": np.full(resamples, value)},
+        )
 
-    module = ModuleType("libs.evaluation.sound_events.scores")
-    module.compute_sed_metrics = compute_sed_metrics
-    monkeypatch.setitem(sys.modules, "libs.evaluation.sound_events.scores", module)
+    monkeypatch.setattr(metrics_module, "compute_sed_metrics", compute_sed_metrics)
     monkeypatch.setattr(choice, "find_spec", lambda name: importlib.util.spec_from_loader(name, None))
     return calls
 
@@ -187,7 +178,7 @@ def test_precision_curves_enclose_ap():
     """Interpolated precision at a thousand recalls has AP as its mean."""
     videos, found = random_case(7)
     matches = EvaluationInput(found, videos, {}, TIOUS).matches
-    curves = metrics_module.precision_curves(matches)
+    curves = metrics_module.compute_precision_curves(matches)
     scores = score_detections(found, videos, TIOUS, keep_repeats=True)
     assert (np.diff(curves, axis=1) <= 1e-12).all()
     np.testing.assert_allclose(curves.mean(axis=1), scores.map, atol=0.02)

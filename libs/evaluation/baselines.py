@@ -1,4 +1,4 @@
-"""What anyone can score without looking: the yardstick beside every table."""
+"""What random guessing scores, as a reference for every table."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from libs.core.types import Detections, Video
 def generate_random_detections(
     videos: list[Video], num_classes: int, per_video: int = 100, seed: int = 0
 ) -> Detections:
-    """per_video detections in each video: class, score and the two ends drawn uniformly."""
+    """Generate `per_video` detections in each video with uniform classes, scores and ends."""
     rng = np.random.default_rng(seed)
     count = len(videos) * per_video
     ends = np.sort(rng.random((count, 2)), axis=1)

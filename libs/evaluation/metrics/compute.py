@@ -1,32 +1,34 @@
-"""The metrics by name: what is evaluated and settings -> headline numbers with intervals, and details.
+"""The metrics by name: detections and annotations in, headline numbers with intervals and details out.
 
-Another metric is a function and a line in METRICS. Numbers are fractions, AUC too.
+A new metric is a function and a line in METRICS. All numbers are fractions.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from libs.core.types import Detections, Video
+from libs.evaluation.bootstrap import Estimate, MetricResult, resample_weights
 from libs.evaluation.metrics.average_precision import Matches, find_video_indices, match_detections
-from libs.evaluation.metrics.bootstrap import class_means, compute_interval, resample_weights, resampled_ap
-from libs.evaluation.metrics.diagnosis import ERRORS, KINDS, SLICES, Diagnosis
-from libs.evaluation.metrics.recall import MOST_PROPOSALS, ProposalRecall, RecallAtKx, auc
+from libs.evaluation.metrics.diagnosis import ERRORS, KINDS, SLICES, AnnotationGroup, Diagnosis
+from libs.evaluation.metrics.recall import MAX_PROPOSALS, ProposalRecall, RecallAtKx, compute_auc
+from libs.evaluation.metrics.resampling import mean_over_classes, resample_ap
 from libs.evaluation.results import UNKNOWN_CLASS
+from libs.evaluation.sound_events.scores import compute_sed_metrics
 
 RECALL_KS = (1, 5)  # k of Recall@kx
-SHOWN_PROPOSALS = (1, 5, 10, 50, 100)
+REPORTED_PROPOSALS = (1, 5, 10, 50, 100)
 RECALL_GRID = np.linspace(0, 1, 101)
 SCORE_BINS = np.linspace(0, 1, 51)
 
 
 @dataclass(frozen=True)
 class MetricSettings:
-    """resamples, seed: of the bootstrap; diagnosis_tiou: at which detections are right or wrong."""
+    """Number and seed of the bootstrap's resamples, and the tIoU at which detections are diagnosed."""
 
     resamples: int = 1000
     seed: int = 0
@@ -35,19 +37,25 @@ class MetricSettings:
 
 @dataclass(frozen=True)
 class EvaluationInput:
-    """What is evaluated, and what several metrics need of it, computed once. Repeated annotations of the videos count
-    as often as they are there: remove_repeats() first, as mAP has it."""
+    """Detections and annotations, with intermediate results that several metrics share, each computed once.
+
+    Repeated annotations count as often as they occur; remove_repeats() first, as mAP does.
+
+    Attributes:
+        tious: (K,) thresholds.
+        seen: label_ids that were trained, None for all.
+    """
 
     detections: Detections
     videos: list[Video]
     class_names: dict[int, str]
     tious: tuple[float, ...]
     settings: MetricSettings = field(default_factory=MetricSettings)
-    seen: list[int] | None = None  # label_ids, where other classes were held out of training
+    seen: list[int] | None = None
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """(1 + R, V + 1): of all videos, then of the resamples."""
+        """(1 + R, V + 1) weights of all videos, then of the resamples."""
         return resample_weights(len(self.videos), self.settings.resamples, self.settings.seed)
 
     @cached_property
@@ -56,8 +64,8 @@ class EvaluationInput:
 
     @cached_property
     def ap(self) -> np.ndarray:
-        """(1 + R, C, K): AP of all videos, then of the resamples."""
-        return resampled_ap(self.matches, self.weights)
+        """(1 + R, C, K) AP on all videos, then in the resamples."""
+        return resample_ap(self.matches, self.weights)
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
@@ -65,150 +73,126 @@ class EvaluationInput:
 
     @cached_property
     def video(self) -> np.ndarray:
-        """(N,): the index of each detection's video, -1 where it is not annotated."""
-        return find_video_indices(self.detections, self.videos)[self.detections.video]
+        """(N,) index of each detection's video, -1 if it is not annotated."""
+        return find_video_indices(self.detections, self.videos)
 
     def class_name(self, label: int) -> str:
         return "unknown label" if label == UNKNOWN_CLASS else self.class_names.get(int(label), str(label))
 
 
-class Estimate(NamedTuple):
-    """A headline number and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class MetricResult:
-    """headline: what is reported, with intervals; details: a tree for JSON; samples: the headline numbers of each
-    resample (R,), so that two results of the same videos can be compared in pairs, empty where there are none."""
-
-    headline: dict[str, Estimate]
-    details: dict[str, Any]
-    samples: dict[str, np.ndarray]
-
-    @classmethod
-    def of_samples(cls, numbers: dict[str, np.ndarray], details: dict[str, Any]) -> "MetricResult":
-        """numbers: each (1 + R,), of all videos and then of the resamples."""
-        return cls(
-            {name: number(row) for name, row in numbers.items()}, details, {n: r[1:] for n, r in numbers.items()}
-        )
-
-
-def number(row: np.ndarray) -> Estimate:
-    """row (1 + R,): of all videos and then of the resamples; a fraction, so the interval ends at 0 or 1."""
-    return Estimate(float(row[0]), *np.clip(compute_interval(row[0], row[1:]), 0, 1).tolist())
-
-
 def metric_name(name: str, tiou: float) -> str:
-    """What a number at one tIoU is called: mAP@0.50."""
+    """Name a number at one tIoU, as mAP@0.50."""
     return f"{name}@{format_tiou(tiou)}"
 
 
 def format_tiou(tiou: float) -> str:
-    """Two decimals where they say all, else as many as it takes: two thresholds never share a name."""
+    """Format a tIoU with two decimals, or more if it needs them, so that no two thresholds share a name."""
     return f"{tiou:.2f}" if abs(round(tiou, 2) - tiou) < 1e-9 else f"{tiou:.9g}"
 
 
-def map_metric(data: EvaluationInput) -> MetricResult:
-    """mAP at each tIoU and on average, with the classes' mean precision-recall curves."""
-    means = class_means(data.ap)  # (1 + R, K)
+def compute_map(data: EvaluationInput) -> MetricResult:
+    """Compute mAP at each tIoU and on average, and the mean precision-recall curves."""
+    means = mean_over_classes(data.ap)  # (1 + R, K)
     numbers = {"average_mAP": means.mean(axis=1)}
     if data.seen is not None:
         seen = np.isin(data.matches.labels, data.seen)
         for name, columns in (("seen", seen), ("unseen", ~seen)):
-            numbers[f"average_mAP_{name}"] = class_means(data.ap[:, columns]).mean(axis=1)
+            numbers[f"average_mAP_{name}"] = mean_over_classes(data.ap[:, columns]).mean(axis=1)
     numbers |= {metric_name("mAP", tiou): means[:, k] for k, tiou in enumerate(data.tious)}
-    precision = precision_curves(data.matches)
-    curves = {format_tiou(tiou): rounded(row) for tiou, row in zip(data.tious, precision, strict=True)}
-    return MetricResult.of_samples(numbers, {"precision_recall": {"recall": rounded(RECALL_GRID), "precision": curves}})
+    precision = compute_precision_curves(data.matches)
+    curves = {format_tiou(tiou): _round_curve(row) for tiou, row in zip(data.tious, precision, strict=True)}
+    details = {"precision_recall": {"recall": _round_curve(RECALL_GRID), "precision": curves}}
+    return MetricResult.from_samples(numbers, details)
 
 
-def precision_curves(matches: Matches) -> np.ndarray:
-    """(K, 101): interpolated precision at recalls 0, .01, … 1, the mean over classes."""
+def compute_precision_curves(matches: Matches) -> np.ndarray:
+    """Compute the interpolated precision at recalls 0, .01, … 1, averaged over classes: (K, 101)."""
     total = np.zeros((len(matches.tious), len(RECALL_GRID)))
-    first, positives = matches.first, matches.positives
-    for cell, (i, j) in enumerate(zip(matches.cuts[:-1], matches.cuts[1:], strict=True)):
+    class_starts, positives = matches.class_starts, matches.positives
+    for cell, (first, last) in enumerate(zip(matches.cell_starts[:-1], matches.cell_starts[1:], strict=True)):
         label, k = divmod(cell, len(matches.tious))
-        found = np.arange(1, j - i + 1)
-        precision = np.maximum.accumulate((found / (matches.hit[i:j] + 1 - first[label]))[::-1])[::-1]
-        place = np.searchsorted(found / positives[label], RECALL_GRID - 1e-9)
-        total[k] += np.append(precision, 0.0)[place]
+        found = np.arange(1, last - first + 1)
+        precision = found / (matches.hit[first:last] + 1 - class_starts[label])
+        best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+        total[k] += best[np.searchsorted(found / positives[label], RECALL_GRID - 1e-9)]
     return total / max(len(matches.labels), 1)
 
 
-def recall_metric(data: EvaluationInput) -> MetricResult:
-    """Recall@1x and @5x at each tIoU (libs.evaluation.metrics.recall.RecallAtKx)."""
+def compute_recall(data: EvaluationInput) -> MetricResult:
+    """Compute Recall@1x and @5x at each tIoU."""
     numbers, means = {}, {}
     for k in RECALL_KS:
-        top = RecallAtKx.compute(k, data.detections, data.video, data.matches.truth, data.tious)
-        rows = top.resampled(data.weights)
+        recall = RecallAtKx.compute(k, data.detections, data.video, data.matches.truth, data.tious)
+        rows = recall.resample(data.weights)
+        names = [metric_name(f"Recall@{k}x", tiou) for tiou in data.tious]
         numbers[f"Recall@{k}x"] = rows.mean(axis=1)
-        numbers |= {metric_name(f"Recall@{k}x", tiou): rows[:, i] for i, tiou in enumerate(data.tious)}
-        means |= {metric_name(f"Recall@{k}x", t): float(x) for t, x in zip(data.tious, top.class_mean(), strict=True)}
-    return MetricResult.of_samples(numbers, {"mean_of_classes": means})
+        numbers |= dict(zip(names, rows.T, strict=True))
+        means |= dict(zip(names, recall.mean_over_classes().tolist(), strict=True))
+    return MetricResult.from_samples(numbers, {"mean_of_classes": means})
 
 
-def proposals_metric(data: EvaluationInput) -> MetricResult:
-    """AR@AN over the tIoUs that are scored, and its AUC (libs.evaluation.metrics.recall.ProposalRecall)."""
+def compute_proposals(data: EvaluationInput) -> MetricResult:
+    """Compute AR@AN, averaged over the tIoUs, and the area under its curve."""
     proposals = ProposalRecall.compute(data.detections, data.video, data.matches.truth, data.tious, len(data.videos))
-    rows = proposals.resampled(data.weights)  # (1 + R, 100)
-    numbers = {"AUC": auc(rows)} | {f"AR@{j}": rows[:, j - 1] for j in SHOWN_PROPOSALS}
-    ends = [number(column)[1:] for column in rows.T]
-    curve = {"proposals": list(range(1, MOST_PROPOSALS + 1)), "recall": rounded(rows[0])}
-    low, high = (rounded(column) for column in np.array(ends).T)
-    return MetricResult.of_samples(numbers, {"curve": {**curve, "low": low, "high": high}})
+    rows = proposals.resample(data.weights)  # (1 + R, 100)
+    numbers = {"AUC": compute_auc(rows)} | {f"AR@{j}": rows[:, j - 1] for j in REPORTED_PROPOSALS}
+    low, high = (_round_curve(column) for column in np.array([Estimate.from_samples(x)[1:] for x in rows.T]).T)
+    curve = {"proposals": list(range(1, MAX_PROPOSALS + 1)), "recall": _round_curve(rows[0]), "low": low, "high": high}
+    return MetricResult.from_samples(numbers, {"curve": curve})
 
 
-def diagnosis_metric(data: EvaluationInput) -> MetricResult:
-    """Kinds of detections, what each kind of error costs, and what is missed (libs.evaluation.metrics.diagnosis)."""
+def compute_diagnosis(data: EvaluationInput) -> MetricResult:
+    """Compute the kinds of detections, the cost of each kind of error, and what is missed."""
     diagnosis, weights = data.diagnosis, data.weights
-    shares, mended = diagnosis.shares(weights), diagnosis.map_without_error(weights)
+    shares, without = diagnosis.resample_shares(weights), diagnosis.map_without_error(weights)
     everything = np.ones(len(diagnosis.found), bool)
     numbers = {f"share_{kind}": shares[:, i] for i, kind in enumerate(KINDS)}
-    numbers["missed"] = 1 - np.nan_to_num(diagnosis.recall(weights, everything))
-    numbers |= {f"gain_{kind}": mended[kind] - mended["as_is"] for kind in (*ERRORS, "missed")}
-    groups = {
-        name: [_group(diagnosis, weights, *row) for row in rows] for name, rows in diagnosis.characteristics().items()
-    }
+    numbers["missed"] = 1 - np.nan_to_num(diagnosis.resample_recall(weights, everything))
+    numbers |= {f"gain_{kind}": without[kind] - without["as_is"] for kind in (*ERRORS, "missed")}
     true = diagnosis.kind == KINDS.index("true_positive")
     details = {
         "tiou": diagnosis.tiou,
         "counts": diagnosis.counts(),
         "missed": int((~diagnosis.found).sum()),
         "instances": len(diagnosis.found),
-        "mAP": {name: float(row[0]) for name, row in mended.items()},
-        "mAP_N": diagnosis.normalized_map(everything),
+        "mAP": {name: float(row[0]) for name, row in without.items()},
+        "mAP_N": diagnosis.compute_normalized_map(everything),
         "profile": {"slices": list(range(1, SLICES + 1)), "kinds": list(KINDS), "counts": diagnosis.profile().tolist()},
-        "characteristics": groups,
+        "characteristics": {
+            name: [_describe_group(diagnosis, weights, group) for group in groups]
+            for name, groups in diagnosis.group_annotations().items()
+        },
         "scores": {
-            "edges": rounded(SCORE_BINS),
+            "edges": _round_curve(SCORE_BINS),
             "true_positive": np.histogram(data.detections.scores[true], SCORE_BINS)[0].tolist(),
             "errors": np.histogram(data.detections.scores[~true], SCORE_BINS)[0].tolist(),
         },
     }
-    return MetricResult.of_samples(numbers, details)
+    return MetricResult.from_samples(numbers, details)
 
 
-def _group(diagnosis: Diagnosis, weights: np.ndarray, size: str, words: str, chosen: np.ndarray) -> dict[str, Any]:
-    recall = number(diagnosis.recall(weights, chosen))
-    instances, found = int(chosen.sum()), int(diagnosis.found[chosen].sum())
-    counts = {"size": size, "range": words, "instances": instances, "missed": instances - found}
-    return {**counts, "recall": recall._asdict(), "mAP_N": diagnosis.normalized_map(chosen)}
+def _describe_group(diagnosis: Diagnosis, weights: np.ndarray, group: AnnotationGroup) -> dict[str, Any]:
+    instances = int(group.chosen.sum())
+    return {
+        "size": group.size,
+        "range": group.range,
+        "instances": instances,
+        "missed": instances - int(diagnosis.found[group.chosen].sum()),
+        "recall": Estimate.from_samples(diagnosis.resample_recall(weights, group.chosen))._asdict(),
+        "mAP_N": diagnosis.compute_normalized_map(group.chosen),
+    }
 
 
-def classes_metric(data: EvaluationInput) -> MetricResult:
-    """AP of each class, the mean over tIoUs, with its number of annotations; and which classes are taken for which."""
+def compute_classes(data: EvaluationInput) -> MetricResult:
+    """Compute each class's AP, averaged over tIoUs, and the confusions between classes."""
     ap = data.ap.mean(axis=2)  # (1 + R, C)
-    found = np.bincount(data.matches.column, minlength=len(data.matches.labels))
+    detections = np.bincount(data.matches.column, minlength=len(data.matches.labels))
     per_class = [
         {
             "label": data.class_name(label),
             "instances": int(data.matches.positives[c]),
-            "detections": int(found[c]),
-            "AP": number(ap[:, c])._asdict(),
+            "detections": int(detections[c]),
+            "AP": Estimate.from_samples(ap[:, c])._asdict(),
         }
         for c, label in enumerate(data.matches.labels)
     ]
@@ -216,40 +200,33 @@ def classes_metric(data: EvaluationInput) -> MetricResult:
         {"detected": data.class_name(a), "annotated": data.class_name(b), "detections": n}
         for a, b, n in data.diagnosis.confusions()
     ]
-    tiou = data.settings.diagnosis_tiou
-    return MetricResult({}, {"per_class": per_class, "confusion": {"tiou": tiou, "couples": confused}}, {})
+    confusion = {"tiou": data.settings.diagnosis_tiou, "couples": confused}
+    return MetricResult({}, {"per_class": per_class, "confusion": confusion}, {})
 
 
-def sed_metric(data: EvaluationInput) -> MetricResult:
-    """What sound event detection is scored with: event, segment and intersection F1, PSDS (libs.evaluation.sound_events.scores)."""
-    from libs.evaluation.sound_events.scores import compute_sed_metrics
-
-    settings = data.settings
-    scores = compute_sed_metrics(
-        data.detections, data.videos, data.class_names, resamples=settings.resamples, seed=settings.seed
-    )
-    headline = {name: Estimate(*ends) for name, ends in scores.headline.items()}
-    details = {key: part for key, part in scores.tree().items() if key != "headline"}
-    return MetricResult(headline, details, scores.samples)
+def compute_sed(data: EvaluationInput) -> MetricResult:
+    """Compute the metrics of sound event detection: event, segment and intersection F1, PSDS."""
+    resamples, seed = data.settings.resamples, data.settings.seed
+    return compute_sed_metrics(data.detections, data.videos, data.class_names, resamples=resamples, seed=seed)
 
 
 METRICS: dict[str, Callable[[EvaluationInput], MetricResult]] = {
-    "map": map_metric,
-    "recall": recall_metric,
-    "proposals": proposals_metric,
-    "diagnosis": diagnosis_metric,
-    "classes": classes_metric,
-    "sed": sed_metric,
+    "map": compute_map,
+    "recall": compute_recall,
+    "proposals": compute_proposals,
+    "diagnosis": compute_diagnosis,
+    "classes": compute_classes,
+    "sed": compute_sed,
 }
 
 
 def compute_metrics(data: EvaluationInput, names: tuple[str, ...]) -> dict[str, MetricResult]:
-    """The results of metrics by their names in METRICS."""
+    """Compute metrics by their names in METRICS."""
     return {name: METRICS[name](data) for name in names}
 
 
 def metrics_to_dict(results: dict[str, MetricResult]) -> dict[str, Any]:
-    """{metric: {"headline": {name: {"value", "low", "high"}}, "details"}}; null for numbers that there are not."""
+    """Convert results for JSON: {metric: {"headline": {name: {"value", "low", "high"}}, "details"}}."""
     return {
         name: replace_non_finite({"headline": {n: x._asdict() for n, x in r.headline.items()}, "details": r.details})
         for name, r in results.items()
@@ -257,7 +234,7 @@ def metrics_to_dict(results: dict[str, MetricResult]) -> dict[str, Any]:
 
 
 def replace_non_finite(tree: Any) -> Any:
-    """The tree with None for NaN and infinity, which are no JSON."""
+    """Replace NaN and infinity, which JSON lacks, by None."""
     if isinstance(tree, dict):
         return {key: replace_non_finite(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -265,6 +242,6 @@ def replace_non_finite(tree: Any) -> Any:
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
-def rounded(values: np.ndarray) -> list[float]:
-    """For curves: what is drawn needs no more digits."""
+def _round_curve(values: np.ndarray) -> list[float]:
+    """Round to six decimals, which is enough for a plot."""
     return np.round(values, 6).tolist()

@@ -1,4 +1,4 @@
-"""Recall@kx and ActivityNet's AR@AN, with what they need of each video.
+"""Recall@kx and ActivityNet's average recall (AR@AN), with what they need of each video.
 
 Shapes: N detections, G annotations, V videos, R resamples, K tIoU thresholds.
 """
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from libs.core.types import Detections
-from libs.evaluation.metrics.average_precision import GroundTruth, argsort_descending, index_in, segment_iou
-from libs.evaluation.metrics.bootstrap import divided
+from libs.evaluation.bootstrap import safe_divide
+from libs.evaluation.metrics.average_precision import GroundTruth, lookup_indices, segment_iou
 
-NEVER = np.iinfo(np.int64).max  # the rank of what no detection finds
-MOST_PROPOSALS = 100  # a video, on average
+NOT_FOUND = np.iinfo(np.int64).max  # rank of an annotation that no detection finds
+MAX_PROPOSALS = 100  # per video, on average
 
 
-def pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All (i, j) with a[i] == b[j], of integers (N,) and (M,): i rises."""
+def find_equal_pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find all (i, j) with a[i] == b[j] of integers (N,) and (M,), sorted by i."""
     order = np.argsort(b, kind="stable")
     found = b[order]
     first = np.searchsorted(found, a, side="left")
@@ -26,42 +26,52 @@ def pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rank_within_group(group: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(N,): place of each detection, from 0, among those of its group in falling score; of equals the last is first, as
-    in AP."""
-    order = np.arange(len(scores))[::-1]
-    order = order[argsort_descending(scores[order])]
-    order = order[np.argsort(group[order], kind="stable")]
+    """Rank detections (N,) in their group by falling score, from 0; of equal scores the last is first, as in AP."""
+    order = np.lexsort((-np.arange(len(scores)), -scores, group))
     found = group[order]
     rank = np.empty(len(group), np.int64)
     rank[order] = np.arange(len(group)) - np.searchsorted(found, found)
     return rank
 
 
-def first_finds(
+def find_first_ranks(
     detections: Detections, group: np.ndarray, truth: GroundTruth, gt_group: np.ndarray, tious: tuple[float, ...]
 ) -> np.ndarray:
-    """(G, K): rank within its group of the best scored detection that overlaps the annotation enough, NEVER if none
-    does.
+    """Find the rank of the best detection that overlaps each annotation enough, within its group.
 
-    group (N,) of the detections, -1 for none, and gt_group (G,), 0 or above. One detection may find several
-    annotations, as in both fields' code.
+    One detection may find several annotations, as in the published code of both metrics.
+
+    Args:
+        group: (N,) group of each detection, -1 for none.
+        gt_group: (G,) group of each annotation.
+
+    Returns:
+        (G, K) ranks from 0, NOT_FOUND if no detection finds the annotation.
     """
     rank = rank_within_group(group, detections.scores)
-    i, j = pairs(group, gt_group)
+    i, j = find_equal_pairs(group, gt_group)
     iou = segment_iou(detections.segments[i], truth.segments[j])
-    first = np.full((len(truth.labels), len(tious)), NEVER)
+    first = np.full((len(truth.labels), len(tious)), NOT_FOUND)
     for k, tiou in enumerate(tious):
         enough = iou >= tiou
         np.minimum.at(first[:, k], j[enough], rank[i[enough]])
     return first
 
 
+def sum_by_group(group: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
+    """Sum the rows of `values` (N, K) that share a group: (groups, K)."""
+    return np.stack([np.bincount(group, column, groups) for column in np.asarray(values, float).T], axis=1)
+
+
 @dataclass(frozen=True)
 class RecallAtKx:
-    """Recall@kx (Ego4D's moments, DETAD's follow-ups): of a video with x annotations of a class, the k·x best scored
-    detections of this class are looked at; an annotation is recalled if one of them overlaps it by the tIoU or more.
+    """Recall@kx, as Ego4D's moments have it.
 
-    recalled (G, K) bool. The number is the share of all annotations; class_mean() is the mean of the classes' shares.
+    In a video with x annotations of a class, the k·x best detections of the class are used. An annotation is recalled
+    if one of them overlaps it by the tIoU or more.
+
+    Attributes:
+        recalled: (G, K) bool.
     """
 
     k: int
@@ -73,50 +83,43 @@ class RecallAtKx:
     def compute(
         cls, k: int, detections: Detections, video: np.ndarray, truth: GroundTruth, tious: tuple[float, ...]
     ) -> "RecallAtKx":
-        """video (N,): the index of each detection's video, -1 where it is not annotated."""
+        """Compute which annotations are recalled; video (N,) of each detection is -1 if it is not annotated."""
         labels, gt_label = np.unique(truth.labels, return_inverse=True)
         key = truth.video * len(labels) + gt_label
         groups, gt_group, count = np.unique(key, return_inverse=True, return_counts=True)
-        column = index_in(labels, detections.labels)
+        column = lookup_indices(labels, detections.labels)
         known = (video >= 0) & (column >= 0)
-        group = index_in(groups, np.where(known, video * len(labels) + column, -1))
-        first = first_finds(detections, group, truth, gt_group, tious)
+        group = lookup_indices(groups, np.where(known, video * len(labels) + column, -1))
+        first = find_first_ranks(detections, group, truth, gt_group, tious)
         return cls(k, tious, truth, first < (k * count[gt_group])[:, None])
 
-    def resampled(self, weights: np.ndarray) -> np.ndarray:
-        """(R, K): recall in each resample (R, V + 1)."""
+    def resample(self, weights: np.ndarray) -> np.ndarray:
+        """Compute recall over all annotations (R, K) in each resample (R, V + 1)."""
         videos = weights.shape[1] - 1
-        return divided(
-            weights[:, :-1] @ sums(self.truth.video, self.recalled, videos),
-            weights[:, :-1] @ sums(self.truth.video, np.ones((len(self.recalled), 1)), videos),
+        return safe_divide(
+            weights[:, :-1] @ sum_by_group(self.truth.video, self.recalled, videos),
+            weights[:, :-1] @ sum_by_group(self.truth.video, np.ones((len(self.recalled), 1)), videos),
             0.0,
         )
 
-    def class_mean(self) -> np.ndarray:
-        """(K,)"""
+    def mean_over_classes(self) -> np.ndarray:
+        """Compute the mean of the classes' recalls (K,)."""
         labels, column = np.unique(self.truth.labels, return_inverse=True)
         if len(labels) == 0:
             return np.zeros(len(self.tious))
-        return (sums(column, self.recalled, len(labels)) / np.bincount(column)[:, None]).mean(axis=0)
-
-
-def sums(group: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
-    """(groups, K): sums of the rows of values (N, K) that share a group."""
-    return np.stack([np.bincount(group, column, groups) for column in np.asarray(values, float).T], axis=1)
+        return (sum_by_group(column, self.recalled, len(labels)) / np.bincount(column)[:, None]).mean(axis=0)
 
 
 @dataclass(frozen=True)
 class ProposalRecall:
-    """Average recall against the average number of proposals a video, as ActivityNet's proposal task defines it.
+    """Average recall against the average number of proposals per video, as in ActivityNet's proposal task.
 
-    Labels are left aside. With M proposals in V videos and q = 100·V/M, a video with n keeps its best ⌊q·n⌋ (n at
-    most); M' are kept in all. At an average number of j = 1 … 100 a video with n' kept gives its best ⌊n'·j·V/M'⌋.
-    Recall is the share of annotations that one of these overlaps by the tIoU or more; its mean over the tIoUs is AR,
-    and AUC the area under AR from j = 1 to 100 (trapezoids) over 100. In a resample M and V are counted anew. The
-    official code takes the mean over .5:.05:.95.
+    Labels are ignored. docs/evaluation.md has the definition.
 
-    groups: for each n that occurs, its videos (v,) and (v, n + 1): annotations found by the first 0 … n proposals, the
-    mean over tIoUs. positives (V,): annotations a video.
+    Attributes:
+        groups: number n of a video's proposals -> (videos (v,), number of annotations found by the first 0 … n of
+            them (v, n + 1), averaged over tIoUs).
+        positives: (V,) annotations per video.
     """
 
     groups: dict[int, tuple[np.ndarray, np.ndarray]]
@@ -126,46 +129,40 @@ class ProposalRecall:
     def compute(
         cls, detections: Detections, video: np.ndarray, truth: GroundTruth, tious: tuple[float, ...], videos: int
     ) -> "ProposalRecall":
-        """video (N,): the index of each detection's video, -1 where it is not annotated: such proposals are left
-        out."""
-        first = first_finds(detections, video, truth, truth.video, tious)
+        """Count what proposals find; those with a video (N,) of -1, which is not annotated, are left out."""
+        first = find_first_ranks(detections, video, truth, truth.video, tious)
         counts = np.bincount(video[video >= 0], minlength=videos)
         groups = {}
         for n in np.unique(counts).tolist():
             members = np.flatnonzero(counts == n)
             place = np.full(videos, -1)
             place[members] = np.arange(len(members))
-            of_these = np.flatnonzero(place[truth.video] >= 0)
-            rank = first[of_these]
-            row = np.broadcast_to(place[truth.video[of_these]][:, None], rank.shape)
-            new = np.zeros((len(members), n + 1))
-            np.add.at(new, (row[rank < NEVER], rank[rank < NEVER] + 1), 1 / len(tious))
-            groups[n] = (members, new.cumsum(axis=1))
+            annotations = np.flatnonzero(place[truth.video] >= 0)
+            rank = first[annotations]
+            row = np.broadcast_to(place[truth.video[annotations]][:, None], rank.shape)
+            found = np.zeros((len(members), n + 1))
+            np.add.at(found, (row[rank < NOT_FOUND], rank[rank < NOT_FOUND] + 1), 1 / len(tious))
+            groups[n] = (members, found.cumsum(axis=1))
         return cls(groups, np.bincount(truth.video, minlength=videos))
 
-    def resampled(self, weights: np.ndarray) -> np.ndarray:
-        """(R, 100): AR at 1 … 100 proposals a video, in each resample (R, V + 1)."""
+    def resample(self, weights: np.ndarray) -> np.ndarray:
+        """Compute AR at 1 … 100 proposals per video (R, 100) in each resample (R, V + 1)."""
         weights = weights[:, :-1].astype(float)
-        drawn = {n: weights[:, members].sum(axis=1) for n, (members, _) in self.groups.items()}
+        copies = {n: weights[:, members].sum(axis=1) for n, (members, _) in self.groups.items()}
         videos = weights.sum(axis=1)
-        total = sum(n * count for n, count in drawn.items())
-        ratio = ratio_of(videos, total)
-        kept = {n: np.minimum(np.floor(n * ratio), n) for n in drawn}  # (R,) a video
-        total_kept = sum(kept[n] * count for n, count in drawn.items())
-        # As the official code computes it, so that a product just below an integer is rounded down there and here.
-        shares = np.arange(1, MOST_PROPOSALS + 1) / MOST_PROPOSALS * ratio_of(videos, total_kept)[:, None]  # (R, 100)
+        ratio = safe_divide(MAX_PROPOSALS * videos, np.array(sum(n * c for n, c in copies.items())), 0.0)
+        kept = {n: np.minimum(np.floor(n * ratio), n) for n in copies}  # (R,) per video
+        total_kept = np.array(sum(kept[n] * c for n, c in copies.items()))
+        # In the official code's order of operations, so that products just below an integer round down in both.
+        shares = np.arange(1, MAX_PROPOSALS + 1) / MAX_PROPOSALS
+        shares = shares * safe_divide(MAX_PROPOSALS * videos, total_kept, 0.0)[:, None]  # (R, 100)
         found = np.zeros(shares.shape)
         for n, (members, table) in self.groups.items():
-            at = np.minimum(np.floor(kept[n][:, None] * shares), kept[n][:, None]).astype(np.int64)
-            found += np.take_along_axis(weights[:, members] @ table, at, axis=1)
-        return divided(found, (weights @ self.positives)[:, None], 0.0)
+            used = np.minimum(np.floor(kept[n][:, None] * shares), kept[n][:, None]).astype(np.int64)
+            found += np.take_along_axis(weights[:, members] @ table, used, axis=1)
+        return safe_divide(found, (weights @ self.positives)[:, None], 0.0)
 
 
-def ratio_of(videos: np.ndarray, proposals: np.ndarray) -> np.ndarray:
-    """100·V/M (R,): what share of a video's proposals makes 100 a video on average."""
-    return divided(MOST_PROPOSALS * videos, proposals, 0.0)
-
-
-def auc(recall: np.ndarray) -> np.ndarray:
-    """(…,): area under AR (…, 100) at 1 … 100 proposals, over 100: 1 would be full recall from none on."""
-    return ((recall[..., 1:] + recall[..., :-1]) / 2).sum(axis=-1) / MOST_PROPOSALS
+def compute_auc(recall: np.ndarray) -> np.ndarray:
+    """Compute the area under AR (…, 100) at 1 … 100 proposals, divided by 100."""
+    return ((recall[..., 1:] + recall[..., :-1]) / 2).sum(axis=-1) / MAX_PROPOSALS

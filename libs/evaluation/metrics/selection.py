@@ -1,4 +1,4 @@
-"""Which metrics a user asks for, and whether what they need is installed."""
+"""Parse the metrics that a user asks for, and check that what they need is installed."""
 
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -12,8 +12,11 @@ SED_LIBRARIES = ("sed_scores_eval", "sed_eval")
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
-    """Names between commas, each once; "all" among them stands for all that apply. Raises ConfigError on an
-    unknown one, naming the nearest, and where what it needs is not installed."""
+    """Split names at commas, each once; "all" stands for every metric that applies.
+
+    Raises:
+        ConfigError: if a name is unknown, naming the nearest one, or if a library it needs is not installed.
+    """
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
         if name not in METRICS and name != ALL:
@@ -27,16 +30,22 @@ def parse_metrics(text: str) -> tuple[str, ...]:
 
 
 def expand_metrics(names: tuple[str, ...], sounds: bool) -> tuple[tuple[str, ...], list[str]]:
-    """The metrics that names stand for, and what to say of those that "all" leaves out. sounds: whether the events are
-    sounds, so that all holds what their field scores with, if it is installed."""
+    """Expand "all".
+
+    Args:
+        sounds: whether the events are sounds; only then "all" includes `sed`, if its libraries are installed.
+
+    Returns:
+        the metrics, and a line for each one that "all" leaves out.
+    """
     if ALL not in names or "sed" in names:
         return tuple(name for name in METRICS if name in names or ALL in names), []
     without = tuple(name for name in METRICS if name != "sed")
     if not sounds:
-        return without, ["sed is left out of all, it is meant for sound events; ask for it by name: all,sed"]
+        return without, ["sed is left out of all: it is for sound events; to include it, name it: all,sed"]
     missing = find_missing(SED_LIBRARIES)
     if missing:
-        return without, [f"sed is left out of all, {', '.join(missing)} is not installed: {INSTALL}"]
+        return without, [f"sed is left out of all: {', '.join(missing)} is not installed: {INSTALL}"]
     return tuple(METRICS), []
 
 
@@ -45,7 +54,7 @@ def find_missing(libraries: tuple[str, ...]) -> list[str]:
 
 
 def check_installed(libraries: tuple[str, ...], what: str) -> None:
-    """Raise ConfigError, saying which extra to install, where a library is missing."""
+    """Raise ConfigError, naming the extra to install, if a library is missing."""
     missing = find_missing(libraries)
     if missing:
         raise ConfigError(f"{what} needs {', '.join(missing)}, which is not installed: {INSTALL}")

@@ -1,178 +1,197 @@
-"""What metrics of sound event detection are computed from: frame scores of scored segments, and others' event tables.
+"""Inputs of the metrics of sound event detection: frame scores of scored segments, and event tables of other systems.
 
 Shapes: V videos, C classes, F frames of a video.
 """
 
-import csv
 import io
 import re
 import tarfile
 import zlib
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from libs.core.errors import DataError
 from libs.core.types import Detections, Video
-from libs.evaluation.metrics.average_precision import index_in
 
-OVERHANG_S = 1.0  # beyond a video's end: a network's last window, a listener's last mark
+OVERHANG_S = 1.0  # events may end this long after their video: a network's last window, a listener's last mark
 COLUMNS = ("filename", "onset", "offset", "event_label")
 SOUND_SUFFIXES = ("wav", "flac", "mp3", "ogg", "m4a")
+TABLE_SUFFIXES = (".tsv", ".csv")
 
 
-def frame_scores(
+def compute_frame_scores(
     detections: Detections, videos: list[Video], labels: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Scored segments as gapless frame scores: (timestamps (F + 1,) in seconds, scores (F, C)) of each video.
+    """Convert scored segments to frame scores without gaps.
 
-    A frame lies between two neighbouring ends of the video's detections, so frames have different lengths. A class's
-    score in it is the highest of its detections that cover it, and 0 where none does. Hence what is found at a
-    threshold t >= 0, where scores are above t, is the union of the segments with scores above t: overlapping or
-    touching ones are one event. Frames span the video, and what was detected up to OVERHANG_S beyond its end; what lies
-    before 0 or further beyond is cut off. labels (C,): label_ids, sorted. Detections of other videos and classes are
-    left out.
+    A frame lies between two neighbouring ends of the video's detections. A class's score in it is the highest of the
+    detections that cover it, 0 if there is none. So the events above a threshold are the unions of the segments above
+    it. Segments are cut to the video plus OVERHANG_S; detections of other videos and classes are ignored.
+
+    Args:
+        labels: (C,) sorted label_ids.
+
+    Returns:
+        timestamps (F + 1,) in seconds and scores (F, C) of each video.
     """
-    column = index_in(labels, detections.labels)
-    place = {video.video_id: i for i, video in enumerate(videos)}
-    video = np.array([place.get(v, -1) for v in detections.video_ids], np.int64)[detections.video]
-    latest = np.array([v.duration + OVERHANG_S for v in videos] + [0.0])[video]  # video -1 is none
+    column = pd.Index(labels).get_indexer(detections.labels)
+    index = {video.video_id: i for i, video in enumerate(videos)}
+    video = np.array([index.get(v, -1) for v in detections.video_ids], np.int64)[detections.video]
+    latest = np.array([v.duration + OVERHANG_S for v in videos] + [0.0])[video]  # the last one is for video -1
     segments = np.minimum(detections.segments.clip(min=0), latest[:, None])
     rows = np.flatnonzero((column >= 0) & (video >= 0) & (segments[:, 1] > segments[:, 0]))
     rows = rows[np.lexsort((detections.scores[rows], video[rows]))]
-    cuts = np.searchsorted(video[rows], np.arange(len(videos) + 1))
+    starts = np.searchsorted(video[rows], np.arange(len(videos) + 1))
     tables = []
     for i, one in enumerate(videos):
-        own = rows[cuts[i] : cuts[i + 1]]
+        own = rows[starts[i] : starts[i + 1]]
         times = np.unique([0.0, one.duration, *segments[own].ravel()])
         scores = np.zeros((len(times) - 1, len(labels)))
         first, last = np.searchsorted(times, segments[own]).T
         for a, b, c, score in zip(first, last, column[own], detections.scores[own], strict=True):
-            scores[a:b, c] = score  # in rising score, so that the highest stays
+            scores[a:b, c] = score  # in rising score, so that the highest remains
         tables.append((times, scores))
     return tables
 
 
 def read_events(path: Path, class_names: dict[int, str]) -> Detections:
-    """Decisions at one threshold, as DCASE has them: a table with columns filename, onset, offset, event_label (and any
-    others), separated by tabs or commas. Every event becomes a detection with score 1.
+    """Read decisions at one threshold in DCASE's format; every event becomes a detection with score 1.
 
-    A video's id is its file name without .wav (or another sound's suffix). A row with a file name alone says that
-    nothing was found in it. Numbers are read by Python's float(), correctly rounded, as pandas reads them unless told
-    otherwise. (With float_precision="legacy" pandas 2 reads the last bit of a fifth of DESED's offsets otherwise, and
-    one event of the 2021 baseline misses its collar: event F1 .39827 for .39873.) Raises DataError, naming file and
-    line, on anything else.
+    The table has columns filename, onset, offset and event_label, separated by tabs or commas; other columns are
+    ignored. A video's id is its file name without a sound's suffix. A row with only a file name means that nothing was
+    found in it.
+
+    Raises:
+        DataError: naming file and line.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}, expected a table of events") from None
-    return _events(str(path), data, class_names, 1.0)
+    return _build_detections(_parse_table(str(path), data, class_names), 1.0)
 
 
 def read_operating_points(path: Path, class_names: dict[int, str]) -> Detections:
-    """Decisions at several thresholds, a table each (read_events): a folder or a tar file, compressed or not.
+    """Read decisions at several thresholds: a folder or tar file of tables as for read_events.
 
-    The last number of a table's name is its threshold, in (0, 1], and its events' score. Tables must be nested, as
-    thresholds of one score are: each event lies within one of the next lower threshold; then `frame_scores` gives back
-    the tables. Nothing is unpacked to the disk. Raises DataError on anything else.
+    The last number in a table's name is its threshold, in (0, 1], and becomes the score of its events. Each event must
+    lie within an event of the next lower threshold, as thresholds on one score give; then compute_frame_scores
+    restores the tables.
+
+    Raises:
+        DataError: naming the table.
     """
-    tables: dict[float, tuple[str, Detections]] = {}
-    for name, data in _files(path):
+    tables: dict[float, tuple[str, pd.DataFrame]] = {}
+    for name, data in _read_files(path):
         where = f"{path}: {name}"
-        number = re.findall(r"\d+(?:\.\d+)?", Path(name).stem)
-        threshold = float(number[-1]) if number else 0.0
+        numbers = re.findall(r"\d+(?:\.\d+)?", Path(name).stem)
+        threshold = float(numbers[-1]) if numbers else 0.0
         if not 0 < threshold <= 1:
             raise DataError(f"{where}: expected a name that ends in its threshold, in (0, 1], as points_0.25.tsv")
         if threshold in tables:
             raise DataError(f"{where}: its threshold is also that of {tables[threshold][0]}")
-        tables[threshold] = (name, _events(where, data, class_names, threshold))
+        tables[threshold] = name, _parse_table(where, data, class_names)
     if not tables:
-        raise DataError(f"{path}: holds no .tsv or .csv, expected a table of events for each threshold")
-    ordered = [tables[threshold] for threshold in sorted(tables)]
-    for (lower, wide), (upper, narrow) in pairwise(ordered):
-        lost = _outside(narrow, wide)
-        if lost:
-            raise DataError(f"{path}: {lost} in {upper} lies within no event of {lower}: not thresholds of one score")
-    return merged(Detections.concat([events for _, events in ordered]))
+        raise DataError(f"{path}: contains no .tsv or .csv, expected a table of events for each threshold")
+    thresholds = sorted(tables)
+    for lower, upper in pairwise(thresholds):
+        _check_nested(path, tables[upper], tables[lower])
+    scores = np.repeat(thresholds, [len(tables[threshold][1]) for threshold in thresholds])
+    return _build_detections(pd.concat([tables[threshold][1] for threshold in thresholds]), scores)
 
 
-def merged(detections: Detections) -> Detections:
-    """The same with each video named once."""
-    ids, video = np.unique(np.array(detections.video_ids, dtype=object), return_inverse=True)
-    order = np.argsort(video[detections.video], kind="stable")
-    rows = (detections.segments[order], detections.scores[order], detections.labels[order])
-    return Detections(tuple(ids.tolist()), video[detections.video][order], *rows)
-
-
-def _files(path: Path) -> list[tuple[str, bytes]]:
-    """Names and contents of the tables of a folder or tar file. Raises DataError where it is neither."""
+def _read_files(path: Path) -> list[tuple[str, bytes]]:
+    """Read the names and contents of the tables in a folder or tar file, without unpacking it to the disk."""
     try:
         if path.is_dir():
             files = [file for file in sorted(path.rglob("*")) if file.is_file() and _is_table(file.name)]
             return [(file.name, file.read_bytes()) for file in files]
         with tarfile.open(path) as tar:
-            return [(m.name, tar.extractfile(m).read()) for m in tar if m.isfile() and _is_table(m.name)]
+            members = ((m.name, tar.extractfile(m)) for m in tar if m.isfile() and _is_table(m.name))
+            return [(name, file.read()) for name, file in members if file is not None]
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        what = getattr(error, "strerror", None) or "no tar file, or not all of one"
+        what = getattr(error, "strerror", None) or "not a complete tar file"
         raise DataError(f"{path}: {what}, expected a folder or tar file of event tables") from None
 
 
 def _is_table(name: str) -> bool:
-    return Path(name).suffix.lower() in (".tsv", ".csv") and not Path(name).name.startswith(".")
+    return Path(name).suffix.lower() in TABLE_SUFFIXES and not Path(name).name.startswith(".")
 
 
-def _events(where: str, data: bytes, class_names: dict[int, str], score: float) -> Detections:
+def _parse_table(where: str, data: bytes, class_names: dict[int, str]) -> pd.DataFrame:
+    """Parse a table into columns video, onset, offset, label; the last three are NaN for a file without events."""
+    separator = "\t" if b"\t" in data.split(b"\n", 1)[0] else ","
+    # Text only: Python's float() below rounds correctly, while pandas' "legacy" parser does not (event F1 .39827 for
+    # .39873 on DESED). Blank lines stay, so that the index counts lines.
+    options: dict[str, Any] = {"sep": separator, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
     try:
-        text = data.decode("utf-8-sig")
+        table = pd.read_csv(io.BytesIO(data), usecols=lambda name: name in COLUMNS, encoding="utf-8-sig", **options)
+    except pd.errors.EmptyDataError:
+        table = pd.DataFrame()
     except UnicodeDecodeError:
         raise DataError(f"{where}: not UTF-8, expected a table of events; save it as UTF-8") from None
-    separator = "\t" if "\t" in text.split("\n", 1)[0] else ","
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    except pd.errors.ParserError as error:
+        raise DataError(f"{where}: {error}, expected a table of events") from None
+    missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise DataError(f"{where}: column {missing[0]} is missing, expected {', '.join(COLUMNS)} by tabs or commas")
     labels = {name: label for label, name in class_names.items()}
-    videos: dict[str, int] = {}
-    found = []
-    for row in reader:
-        line = f"{where}: line {reader.line_num}"
-        name, *cells = ((row[key] or "").strip() for key in COLUMNS)
-        if not name:
-            raise DataError(f"{line}: no filename")
-        video = videos.setdefault(_video_id(name), len(videos))
-        if not any(cells):
+    rows = []
+    for line, row in enumerate(table.reindex(columns=list(COLUMNS)).fillna("").itertuples(index=False), start=2):
+        name, onset, offset, label = (cell.strip() for cell in row)
+        if not (name or onset or offset or label):
             continue
-        try:
-            onset, offset = float(cells[0]), float(cells[1])
-        except ValueError:
-            onset = offset = float("nan")
-        if not (0 <= onset <= offset < float("inf")):
-            raise DataError(f"{line}: from {cells[0]!r} to {cells[1]!r}, expected 0 <= onset <= offset in seconds")
-        if cells[2] not in labels:
+        if not name:
+            raise DataError(f"{where}: line {line}: no filename")
+        if not (onset or offset or label):
+            rows.append((_strip_sound_suffix(name), np.nan, np.nan, np.nan))
+            continue
+        start, end = _parse_seconds(onset), _parse_seconds(offset)
+        if not 0 <= start <= end < np.inf:
             raise DataError(
-                f"{line}: class {cells[2]!r} is not among the annotations': {', '.join(sorted(labels))[:200]}"
+                f"{where}: line {line}: from {onset!r} to {offset!r}, expected 0 <= onset <= offset in seconds"
             )
-        found.append((video, onset, offset, labels[cells[2]]))
-    table = np.array(found, np.float64).reshape(-1, 4)
-    segments = np.ascontiguousarray(table[:, 1:3])
-    video, labels_found = table[:, 0].astype(np.int64), table[:, 3].astype(np.int64)
-    return Detections(tuple(videos), video, segments, np.full(len(table), score), labels_found)
+        if label not in labels:
+            known = ", ".join(sorted(labels))[:200]
+            raise DataError(f"{where}: line {line}: class {label!r} is not among the annotations': {known}")
+        rows.append((_strip_sound_suffix(name), start, end, labels[label]))
+    return pd.DataFrame(rows, columns=["video", "onset", "offset", "label"])
 
 
-def _video_id(name: str) -> str:
+def _parse_seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _strip_sound_suffix(name: str) -> str:
     stem, _, suffix = name.rpartition(".")
     return stem if suffix.lower() in SOUND_SUFFIXES else name
 
 
-def _outside(narrow: Detections, wide: Detections) -> str:
-    """The first event of `narrow` that lies within no event of `wide`, in words; "" where all do."""
-    around: dict[tuple[str, int], list] = {}
-    for video, segment, label in zip(wide.video, wide.segments.tolist(), wide.labels.tolist(), strict=True):
-        around.setdefault((wide.video_ids[video], label), []).append(segment)
-    for video, segment, label in zip(narrow.video, narrow.segments.tolist(), narrow.labels.tolist(), strict=True):
-        name = narrow.video_ids[video]
-        if not any(start <= segment[0] and segment[1] <= end for start, end in around.get((name, label), ())):
-            return f"{name}'s event {segment}"
-    return ""
+def _check_nested(path: Path, upper: tuple[str, pd.DataFrame], lower: tuple[str, pd.DataFrame]) -> None:
+    """Raise DataError if an event of the upper threshold lies within no event of the lower one."""
+    events = upper[1].dropna().reset_index(drop=True)
+    pairs = events.reset_index().merge(lower[1].dropna(), on=["video", "label"], suffixes=("", "_lower"))
+    nested = pairs.query("onset_lower <= onset and offset <= offset_lower")
+    outside = events.drop(index=nested.loc[:, "index"].unique())
+    if len(outside):
+        video, onset, offset, _ = outside.iloc[0].tolist()
+        raise DataError(
+            f"{path}: {video}'s event [{onset}, {offset}] in {upper[0]} lies within no event of {lower[0]}: these are "
+            "not thresholds of one score"
+        )
+
+
+def _build_detections(table: pd.DataFrame, scores: np.ndarray | float) -> Detections:
+    """Build detections from rows of _parse_table and a score, or one per row."""
+    video, ids = pd.factorize(table.video)
+    found = table.label.notna().to_numpy()
+    segments, labels = table.loc[found, ["onset", "offset"]], table.loc[found, "label"]
+    scores = np.broadcast_to(scores, len(table))[found].astype(np.float64)
+    return Detections(tuple(ids), video[found], segments.to_numpy(float), scores, labels.to_numpy(np.int64))

@@ -1,26 +1,20 @@
-"""Intervals cover what is true at their nominal rate, in simulation; the test of a difference errs as often as it
-says."""
+"""Intervals cover the truth at their nominal rate, and the test of a difference errs at its nominal rate."""
 
 import numpy as np
 import pytest
 
 from libs.core.types import Detections, Video
+from libs.evaluation.bootstrap import compute_interval, compute_p_value, resample_weights
 from libs.evaluation.metrics.average_precision import GroundTruth, match_detections
-from libs.evaluation.metrics.bootstrap import (
-    class_means,
-    compute_interval,
-    compute_p_value,
-    resample_weights,
-    resampled_ap,
-)
 from libs.evaluation.metrics.recall import RecallAtKx
+from libs.evaluation.metrics.resampling import mean_over_classes, resample_ap
 
 NOMINAL, TOLERANCE = 0.95, 0.02
 VIDEOS, CLASSES, EACH, DURATION = 100, 4, 6, 100.0
 
 
-def simulated(rng, blur=3.0):
-    """VIDEOS videos with an event each; half of its detections are around it, and good or bad together."""
+def simulate(rng, blur=3.0):
+    """Simulate VIDEOS videos with one event each; half of the detections are near it, and good or bad together."""
     start = rng.uniform(0, 80, VIDEOS)
     events = np.stack([start, start + rng.uniform(4, 20, VIDEOS)], axis=1)
     classes = rng.permutation(np.arange(VIDEOS) % CLASSES)
@@ -43,7 +37,7 @@ def simulated(rng, blur=3.0):
 
 
 def average_map(matches, weights):
-    return class_means(resampled_ap(matches, weights)).mean(axis=1)
+    return mean_over_classes(resample_ap(matches, weights)).mean(axis=1)
 
 
 def covered(values, samples, truth):
@@ -51,8 +45,8 @@ def covered(values, samples, truth):
     return float(((ends[:, 0] <= truth) & (truth <= ends[:, 1])).mean())
 
 
-def test_a_mean_over_videos_is_covered():
-    """2,000 simulations of 200 videos with a number each, whose mean over all videos of the world is known."""
+def test_interval_of_a_mean_covers_it():
+    """2,000 simulations of 200 videos with one number each, whose expected value is known."""
     rng = np.random.default_rng(0)
     numbers = rng.beta(2, 5, (2000, 200))
     weights = resample_weights(200, 300, 1)[:, :-1] / 200
@@ -60,15 +54,18 @@ def test_a_mean_over_videos_is_covered():
     assert covered(samples[:, 0], samples[:, 1:], 2 / 7) == pytest.approx(NOMINAL, abs=TOLERANCE)
 
 
-def test_recall_and_map_are_covered():
-    """500 test sets from one world. The truth is the mean over test sets of this size: of mAP, which is not linear in
-    the videos, where the plain percentile interval of the same resamples covers less."""
+@pytest.mark.slow
+def test_interval_of_recall_and_map_covers_them():
+    """500 simulated test sets; the truth is the mean over test sets of this size.
+
+    mAP is not linear in the videos: the percentile interval of the same resamples covers less.
+    """
     tious, recalls, maps = (0.5,), [], []
     for seed in range(500):
-        videos, found = simulated(np.random.default_rng(seed))
+        videos, found = simulate(np.random.default_rng(seed))
         weights = resample_weights(VIDEOS, 250, seed)
         recalls.append(
-            RecallAtKx.compute(1, found, found.video, GroundTruth.from_videos(videos), tious).resampled(weights)[:, 0]
+            RecallAtKx.compute(1, found, found.video, GroundTruth.from_videos(videos), tious).resample(weights)[:, 0]
         )
         maps.append(average_map(match_detections(found, videos, tious), weights))
     rates = {}
@@ -79,15 +76,16 @@ def test_recall_and_map_are_covered():
         rates[f"{name} percentile"] = ((low <= values.mean()) & (values.mean() <= high)).mean()
     assert rates["recall"] == pytest.approx(NOMINAL, abs=TOLERANCE), rates
     assert rates["mAP"] == pytest.approx(NOMINAL, abs=TOLERANCE), rates
-    assert rates["mAP percentile"] < NOMINAL - TOLERANCE, rates  # else the simpler one would do
+    assert rates["mAP percentile"] < NOMINAL - TOLERANCE, rates  # so the simpler interval would not do
 
 
-def test_the_paired_test_errs_as_often_as_it_says():
-    """300 pairs of systems that are equally good; and a system against a much worse one, and against itself."""
+@pytest.mark.slow
+def test_p_value_of_equal_systems_is_uniform():
+    """300 pairs of equally good systems; no difference; and a large one."""
     p = []
     for seed in range(300):
         rng = np.random.default_rng(seed)
-        videos, a = simulated(rng)
+        videos, a = simulate(rng)
         # The other system's detections of the same kind: its own luck, on the same events.
         noise = np.sort(a.segments + rng.normal(0, 1, a.segments.shape), axis=1)
         other = np.sort(a.segments + rng.normal(0, 1, a.segments.shape), axis=1)
@@ -105,7 +103,7 @@ def test_the_paired_test_errs_as_often_as_it_says():
     assert compute_p_value(0.3, np.random.default_rng(0).normal(0.3, 0.02, 1000)) == pytest.approx(2 / 1001)
 
 
-def test_draws():
+def test_resample_weights_draw_all_videos_and_repeat_with_the_seed():
     weights = resample_weights(50, 20, 3)
     assert (weights[0] == 1).all()
     assert (weights[:, -1] == 1).all()
@@ -114,7 +112,7 @@ def test_draws():
     assert (weights != resample_weights(50, 20, 4)).any()
 
 
-def test_interval_is_around_the_value():
+def test_interval_is_centred_and_ignores_nan():
     low, high = compute_interval(0.5, np.array([0.7, 0.8, np.nan, 0.9]))
     assert (low + high) / 2 == pytest.approx(0.5)
     assert np.isnan(compute_interval(0.5, np.array([np.nan]))).all()

@@ -1,5 +1,8 @@
-"""Slow and obvious versions of the metrics beside mAP. Detections are rows (video, start, end, score, label) in file
-order, annotations (video, start, end, label); videos are their ids."""
+"""Plain versions of the metrics beside mAP.
+
+Detections are rows (video, start, end, score, label) in file order, annotations (video, start, end, label); videos are
+given by their ids.
+"""
 
 import math
 from collections import Counter
@@ -9,6 +12,7 @@ import numpy as np
 
 from benchmarks.plain.average_precision import precision_recall_area, temporal_iou
 from libs.core.types import Detections, Video
+from libs.evaluation.bootstrap import resample_weights
 
 
 def rows_of(detections: Detections) -> list[tuple]:
@@ -26,9 +30,8 @@ def truth_of(videos: list[Video]) -> list[tuple]:
     ]
 
 
-def duplicated(detections: Detections, videos: list[Video], weights) -> tuple[Detections, list[Video]]:
-    """A resample written out: video i becomes weights[i] videos of other names; copies of a detection stand
-    together."""
+def write_out(detections: Detections, videos: list[Video], weights) -> tuple[Detections, list[Video]]:
+    """Write out a resample: video i becomes weights[i] videos with other names, copies of a detection side by side."""
     times = {video.video_id: int(weight) for video, weight in zip(videos, weights, strict=True)}
     copies = [
         replace(video, video_id=f"{video.video_id}#{c}") for video in videos for c in range(times[video.video_id])
@@ -45,12 +48,18 @@ def duplicated(detections: Detections, videos: list[Video], weights) -> tuple[De
     return Detections(ids, video, *table), copies
 
 
+def resample_and_write_out(detections: Detections, videos: list[Video], seed: int) -> tuple[np.ndarray, list]:
+    """Return the weights of all videos and of two resamples, and each written out."""
+    weights = resample_weights(len(videos), 2, seed)
+    return weights, [write_out(detections, videos, row[:-1]) for row in weights]
+
+
 def falling(rows: list[tuple]) -> list[int]:
     return sorted(range(len(rows)), key=lambda i: (-rows[i][3], -i))
 
 
 def top_recall(rows, truth, k, tiou):
-    """Recalled share of all annotations, and the mean of the classes' shares."""
+    """Compute the recalled share of all annotations, and the mean of the classes' shares."""
     recalled = Counter()
     for video, start, end, label in truth:
         same = [t for t in truth if (t[0], t[3]) == (video, label)]
@@ -64,7 +73,7 @@ def top_recall(rows, truth, k, tiou):
 
 
 def average_recall(rows, truth, videos, tious):
-    """AR at 1 … 100 proposals a video on average."""
+    """Compute AR at 1 … 100 proposals per video on average."""
     own = {v: [rows[i] for i in falling(rows) if rows[i][0] == v] for v in videos}
     total = sum(map(len, own.values()))
     if not total or not truth:
@@ -87,7 +96,7 @@ def average_recall(rows, truth, videos, tious):
 
 
 def diagnose(rows, truth, alpha):
-    """The kind of each detection, and which annotations are found."""
+    """Compute the kind of each detection, and which annotations are found."""
     kinds, taken = [None] * len(rows), set()
     for i in falling(rows):
         video, start, end, _, label = rows[i]
@@ -108,21 +117,21 @@ def diagnose(rows, truth, alpha):
     return kinds, taken
 
 
-def mended_map(rows, truth, alpha, mended):
-    """mAP at alpha without the errors of the kinds in `mended`; "missed": each missed annotation is hit, above all."""
+def map_without(rows, truth, alpha, removed):
+    """Compute mAP at alpha without errors of the kinds in `removed`; "missed": each missed annotation is hit first."""
     kinds, taken = diagnose(rows, truth, alpha)
     areas = []
     for label in sorted({t[3] for t in truth}):
         instances = [j for j, t in enumerate(truth) if t[3] == label]
-        hits = [True for j in instances if j not in taken] if "missed" in mended else []
-        order = [i for i in falling(rows) if rows[i][4] == label and kinds[i] not in mended]
+        hits = [True for j in instances if j not in taken] if "missed" in removed else []
+        order = [i for i in falling(rows) if rows[i][4] == label and kinds[i] not in removed]
         hits += [kinds[i] == "true_positive" for i in order]
         areas.append(precision_recall_area(hits, len(instances)))
     return sum(areas) / len(areas) if areas else 0.0
 
 
 def normalized_map(rows, truth, alpha, chosen):
-    """mAP over the chosen annotations (a set of indices), with precision as if each class had the mean number."""
+    """Compute mAP over the chosen annotations (indices), with precision as if each class had the mean number."""
     kinds, _ = diagnose(rows, truth, alpha)
     labels = sorted({t[3] for t in truth})
     mean, areas = len(truth) / len(labels), []
@@ -146,7 +155,7 @@ def normalized_map(rows, truth, alpha, chosen):
 
 
 def _taken_by(rows, truth, alpha):
-    """Which annotation each true positive took."""
+    """Find the annotation that each true positive took."""
     taken = {}
     for i in falling(rows):
         video, start, end, _, label = rows[i]
