@@ -1,4 +1,4 @@
-"""The golden numbers: the copy under tests/, and the whole folder where it lies beside the project."""
+"""Golden numbers of the published code: the copy in tests/golden_data, and the whole folder if it is there."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ COPY = Path(__file__).parent / "golden_data"
 
 
 @pytest.mark.parametrize("pattern", CHECKS)
-def test_copy(pattern):
+def test_golden_data_in_tolerance(pattern):
     checks = run_checks(COPY, pattern)
-    assert checks, "the copy lacks this file"
+    assert checks, "tests/golden_data lacks this file"
     assert [check for check in checks if not check.passed] == []
 
 
 @NEEDS_SHARED
 @pytest.mark.parametrize("pattern", CHECKS)
-def test_original(pattern):
+def test_shared_golden_in_tolerance(pattern):
     assert [check for check in run_checks(SHARED / "golden", pattern) if not check.passed] == []

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from libs.core.configfile import from_tree, load_config
@@ -27,7 +28,7 @@ TASK1:
 """
 
 
-def test_published_file_loads_unchanged(tmp_path):
+def test_load_config_published_file_loads_unchanged(tmp_path):
     path = tmp_path / "published.yaml"
     path.write_text(PUBLISHED_SHAPE)
     task = load_config(path).tasks["TASK1"]
@@ -38,8 +39,8 @@ def test_published_file_loads_unchanged(tmp_path):
     assert task.shows_in == ("visual",)
 
 
-def test_the_published_task_is_the_one_of_the_full_configuration(tmp_path):
-    """What a published file does not say, the full configuration says; spelled-out keys aside."""
+def test_published_file_equals_full_configuration(tmp_path):
+    """The defaults of the published file are what the full configuration spells out."""
     path = tmp_path / "published.yaml"
     path.write_text(PUBLISHED_SHAPE.replace("./data", "data"))
     short, full = (load_config(p).tasks["TASK1"] for p in (path, FULL))
@@ -51,8 +52,7 @@ def test_the_published_task_is_the_one_of_the_full_configuration(tmp_path):
     assert (short.batch_size, short.learning_rate, short.epochs) == (full.batch_size, full.learning_rate, full.epochs)
 
 
-def test_full_configuration_shows_every_default():
-    """The published setting, and nothing in it differs from the defaults of the code."""
+def test_full_configuration_equals_defaults():
     config = load_config(FULL)
     tree = yaml.safe_load(FULL.read_text())
     assert tree["model"] == {k: _plain(v) for k, v in config.model.model_dump(mode="json").items()}
@@ -67,23 +67,20 @@ def _plain(value):
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def test_published_size():
-    """130.75 M parameters, on no memory."""
-    import torch
-
+def test_full_configuration_has_published_size():
     with torch.device("meta"):
         model = UniAV.from_config(load_config(FULL))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(130.75e6, abs=5e3)
 
 
 @NEEDS_SHARED
-def test_prompt_files_have_their_default_place():
+def test_prompt_file_default_is_published_place():
     for task in load_config(FULL).tasks.values():
         plain = task.model_copy(update={"dataset": task.dataset.model_copy(update={"prompt_file": None})})
         assert plain.prompt_file == task.prompt_file
 
 
-def test_base_and_overrides(tmp_path):
+def test_load_config_merges_base_and_overrides(tmp_path):
     write_yaml(tmp_path / "base.yaml", tiny_tree(tmp_path))
     child = write_yaml(tmp_path / "child.yaml", {"base": "base.yaml", "model": {"n_head": 2}, "TASK2": {"epochs": 7}})
     config = load_config(child, ["TASK2.batch_size=8", "TASK3.learning_rate=5e-4", "opt.milestones=[1, 2]"])
@@ -93,14 +90,14 @@ def test_base_and_overrides(tmp_path):
     assert config.opt.milestones == (1, 2)
 
 
-def test_resolved_file_reads_back(tmp_path):
+def test_to_yaml_loads_back(tmp_path):
     config = from_tree(tiny_tree(tmp_path))
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
     assert load_config(path) == config
 
 
-def test_choose(tmp_path):
+def test_select_tasks_keeps_order_and_names_mistakes(tmp_path):
     config = from_tree(tiny_tree(tmp_path))
     assert [task.key for task in config.select_tasks("3-1")] == ["TASK3", "TASK1"]
     assert len(config.select_tasks(None)) == 3
@@ -114,7 +111,7 @@ def test_choose(tmp_path):
     ("override", "message"),
     [
         ("TASK1.batch_sise=4", "unknown key TASK1.batch_sise; did you mean TASK1.batch_size?"),
-        ("modle.n_head=4", "unknown key modle; did you mean model?"),
+        ("modl.n_head=4", "unknown key modl; did you mean model?"),
         ("TASK1.dataset.feat_strid=4", "did you mean TASK1.dataset.feat_stride?"),
         ("TASK1.batch_size=four", "TASK1.batch_size: expected a valid integer, got 'four'"),
         ("TASK1.batch_size=1.5", "TASK1.batch_size: expected a valid integer"),
@@ -147,7 +144,7 @@ def test_choose(tmp_path):
         ("TASK1.test_cfg.tious=0.5:0.95:0.3", "expected tIoU thresholds"),
     ],
 )
-def test_bad_overrides(tmp_path, override, message):
+def test_load_config_bad_override_names_key_and_remedy(tmp_path, override, message):
     path = write_yaml(tmp_path / "tiny.yaml", tiny_tree(tmp_path))
     with pytest.raises(ConfigError) as caught:
         load_config(path, [override])
@@ -156,22 +153,22 @@ def test_bad_overrides(tmp_path, override, message):
     assert "\n" not in str(caught.value)
 
 
-def test_bad_files(tmp_path):
-    def refuse(text, message):
+def test_load_config_bad_file_is_named(tmp_path):
+    def check(text, message):
         path = tmp_path / "bad.yaml"
         path.write_text(text)
         with pytest.raises(ConfigError, match=message) as caught:
             load_config(path)
         assert "bad.yaml" in str(caught.value)
 
-    refuse("TASK1: [", "line 1: not valid YAML")
-    refuse("model: {}\nmodel: {}", "given twice")
-    refuse("- 1", "expected a YAML mapping")
-    refuse("model: {}", "no task")
-    refuse("base: bad.yaml", "leads back to itself")
-    refuse("base: absent.yaml", "absent.yaml: no such configuration file")
-    refuse("tasks: {}", "unknown key tasks")
-    refuse("TASK1: {task_type: TAL}", "TASK1.dataset_name is missing")
+    check("TASK1: [", "line 1: not valid YAML")
+    check("model: {}\nmodel: {}", "given twice")
+    check("- 1", "expected a YAML mapping")
+    check("model: {}", "no task")
+    check("base: bad.yaml", "leads back to itself")
+    check("base: absent.yaml", "absent.yaml: no such configuration file")
+    check("tasks: {}", "unknown key tasks")
+    check("TASK1: {task_type: TAL}", "TASK1.dataset_name is missing")
     with pytest.raises(ConfigError, match=r"none.yaml: no such configuration file"):
         load_config(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="Is a directory"):
