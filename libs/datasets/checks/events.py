@@ -40,11 +40,9 @@ class TaskVideos:
     @cached_property
     def splits(self) -> dict[str, list[Video]]:
         """The videos that some role uses, once each, by subset."""
-        videos = {video.video_id: video for videos in self.roles.values() for video in videos}
-        splits = defaultdict(list)
-        for video in videos.values():
-            splits[video.subset].append(video)
-        return dict(splits)
+        videos = {video.video_id: video for videos in self.roles.values() for video in videos}.values()
+        subsets = dict.fromkeys(video.subset for video in videos)
+        return {subset: [video for video in videos if video.subset == subset] for subset in subsets}
 
     @cached_property
     def events(self) -> pd.DataFrame:

@@ -34,8 +34,7 @@ class VideoFeatures:
     files: dict[str, str] = field(default_factory=dict)  # path -> SHA-256, of a folder
     hashes: dict[str, str] = field(default_factory=dict)  # of the file, or of the values in a pack
     lengths: dict[str, int] = field(default_factory=dict)  # T
-    low: dict[str, np.ndarray] = field(default_factory=dict)  # (D,) minimum of each channel
-    high: dict[str, np.ndarray] = field(default_factory=dict)  # (D,) maximum of each channel
+    ranges: dict[str, np.ndarray] = field(default_factory=dict)  # (2, D) minimum and maximum of each channel
 
     def add(self, check: str, message: str) -> None:
         self.occurrences.append(Occurrence(self.video.subset, check, self.video.video_id, message))
@@ -59,32 +58,24 @@ def check_features(data: TaskVideos, source: NpyFolder | Hdf5Pack, jobs: int) ->
     results = cast(Iterable[VideoFeatures], results)
     bar = tqdm(results, f"{data.task.key}: reading features", len(videos), leave=False, unit="video", disable=None)
     features = TaskFeatures()
-    low: dict[tuple[str, str], np.ndarray] = {}
-    high: dict[tuple[str, str], np.ndarray] = {}
+    ranges: dict[tuple[str, str], np.ndarray] = {}
     for result in bar:
         features.occurrences += result.occurrences
         features.files |= result.files
         if result.lengths.keys() == source.dims.keys():
             features.lengths[result.video.video_id] = min(result.lengths.values())
-        for modality in result.lengths:
+        for modality, (low, high) in result.ranges.items():
             key = result.video.subset, modality
-            low[key] = np.minimum(low.get(key, np.inf), result.low[modality])
-            high[key] = np.maximum(high.get(key, -np.inf), result.high[modality])
-            if (result.low[modality] != result.high[modality]).any():  # many videos share the same silence
+            lowest, highest = ranges.get(key, (low, high))
+            ranges[key] = np.stack([np.minimum(lowest, low), np.maximum(highest, high)])
+            if (low != high).any():  # many videos share the same silence
                 features.hashes.append((result.video.video_id, modality, result.hashes[modality]))
-    for (split, modality), lowest in low.items():
-        dead = np.flatnonzero(lowest == high[split, modality]).tolist()
+    for (split, modality), (lowest, highest) in ranges.items():
+        dead = np.flatnonzero(lowest == highest).tolist()
         if 0 < len(dead) < len(lowest) and len(data.splits[split]) > 1:
             message = f"{len(dead)}: channels {format_list(dead, 5)}"
             features.occurrences.append(Occurrence(split, "dead channels", modality, message))
     return features
-
-
-class _UnusableFeatures(Exception):
-    """(check, message) of features that are missing or have the wrong shape."""
-
-    def __init__(self, check: str, message: str):
-        self.check, self.message = check, message
 
 
 def inspect_video(source: NpyFolder | Hdf5Pack, video: Video, config: DatasetConfig) -> VideoFeatures:
@@ -93,40 +84,42 @@ def inspect_video(source: NpyFolder | Hdf5Pack, video: Video, config: DatasetCon
     for modality in source.dims:
         try:
             array = _read_modality(source, modality, found)
-        except _UnusableFeatures as error:
-            found.add(error.check, error.message)
-            continue
         except (OSError, ValueError, KeyError, RuntimeError) as error:  # h5py raises all of them on damaged packs
             found.add("features unreadable", f"{modality}: {error}")
+            continue
+        if array is None:
             continue
         if array.dtype.kind != "f":
             found.add("feature type", f"{modality} {array.dtype}")
         with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite in training too
             values = array.astype(np.float32, copy=False)
-        low, high = values.min(axis=0), values.max(axis=0)
-        found.lengths[modality], found.low[modality], found.high[modality] = len(values), low, high
-        for check, message in _check_values(values, low, high):
+        found.lengths[modality] = len(values)
+        found.ranges[modality] = np.stack([values.min(axis=0), values.max(axis=0)])
+        for check, message in _check_values(values, *found.ranges[modality]):
             found.add(check, f"{modality}: {message}")
     if found.lengths.keys() == source.dims.keys():
         _check_video_lengths(found, config)
     return found
 
 
-def _read_modality(source: NpyFolder | Hdf5Pack, modality: str, found: VideoFeatures) -> np.ndarray:
-    """Read one modality and add its hash to `found`."""
+def _read_modality(source: NpyFolder | Hdf5Pack, modality: str, found: VideoFeatures) -> np.ndarray | None:
+    """Read and hash one modality. Adds an occurrence and returns None if it is missing or has the wrong shape."""
     video_id = found.video.video_id
     if isinstance(source, NpyFolder):
         path = source.paths(video_id)[MODALITIES.index(modality)]
         if not path.exists():
-            raise _UnusableFeatures("features missing", path.name)
+            found.add("features missing", path.name)
+            return None
         found.files[str(path)] = found.hashes[modality] = hash_file(path)
     elif source.array(modality, video_id) is None:
-        raise _UnusableFeatures("features missing", f"{modality}/{video_id}")
+        found.add("features missing", f"{modality}/{video_id}")
+        return None
     shape, width = source.read_shape(modality, video_id), source.dims[modality]
     try:
         check_shape(modality, shape, width)
     except DataError:
-        raise _UnusableFeatures("feature shape", f"{modality} {shape}, expected (T, {width})") from None
+        found.add("feature shape", f"{modality} {shape}, expected (T, {width})")
+        return None
     array = source.read_rows(modality, video_id, shape[0])
     if isinstance(source, Hdf5Pack):
         found.hashes[modality] = hashlib.sha256(array.tobytes()).hexdigest()

@@ -48,15 +48,9 @@ class Finding(NamedTuple):
 
     def to_dict(self) -> dict:
         """Return the finding as `verify_data.py --json` writes it."""
-        return {
-            "task": self.task,
-            "split": self.split,
-            "check": self.check,
-            "severity": self.severity,
-            "cases": [{"name": occurrence.name, "said": occurrence.message} for occurrence in self.occurrences],
-            "count": len(self.occurrences),
-            "advice": self.remedy,
-        }
+        fields = {"task": self.task, "split": self.split, "check": self.check, "severity": self.severity}
+        cases = [{"name": occurrence.name, "said": occurrence.message} for occurrence in self.occurrences]
+        return {**fields, "cases": cases, "count": len(cases), "advice": self.remedy}
 
 
 def group_occurrences(
@@ -95,9 +89,7 @@ CHECKS = {
     "segment": Check("error", "give every annotation [start, end] in seconds"),
     "negative length": Check("error", "correct start and end"),
     "label": Check("error", "correct the label, label_id or num_classes"),
-    "zero length": Check(
-        "warning", "give the event a length: the network learns nothing from it and hardly detects it"
-    ),
+    "zero length": Check("warning", "give the event a length: the network hardly learns or detects it"),
     "outside the video": Check("error", "correct the times, which are seconds from the video's start, or the duration"),
     "ends late": Check("warning", "correct the end: no detection ends after the video"),
     "starts early": Check("warning", "correct the start: no detection starts before the video"),
@@ -122,9 +114,7 @@ CHECKS = {
     "prompt not of length 1": Check("warning", "scale each row to unit length, as in the published tables"),
     # features
     "feature place": Check("error", "set dataset.feat_folder to a folder of .npy files, a pack (.h5) or planted"),
-    "other features": Check(
-        "error", "set the configuration to what the features were made with, or extract them again"
-    ),
+    "other features": Check("error", "set the configuration as the features were made, or extract them again"),
     "features missing": Check("error", "extract them, or correct feat_folder, file_prefix and the suffixes"),
     "features unreadable": Check("error", "copy or extract them again"),
     "feature shape": Check("error", "expected (T, width): set model.input_dim_visual and model.input_dim_audio"),
@@ -137,20 +127,14 @@ CHECKS = {
     "dead channels": Check("warning", "check the encoder: these channels have one value in all videos of the split"),
     "audio against visual": Check("error", "extract both with one stride: they differ by more than 10 %"),
     "lengths apart": Check("note", "both are cut to the shorter one"),
-    "length against duration": Check(
-        "error", "correct feat_stride, num_frames, default_fps or the duration, which do not fit the features", True
-    ),
+    "length against duration": Check("error", "correct feat_stride, num_frames, default_fps or the duration", True),
     "equal features": Check("warning", "remove one of the two: they are one video under two ids"),
     # between splits
     "train and test share videos": Check("error", "test on videos that are not in training"),
     "train and val share videos": Check("warning", "use other videos for stop-and-go, which watches val_split"),
-    "val and test share videos": Check(
-        "warning", "use two splits: val_split selects the checkpoint, test_split scores it"
-    ),
+    "val and test share videos": Check("warning", "use two splits: val_split selects what test_split scores"),
     "equal features in train and test": Check("error", "remove one of the two: training has seen the test video"),
-    "one video in train and test": Check(
-        "warning", "remove it from one of the two: another task trains on the test video"
-    ),
+    "one video in train and test": Check("warning", "remove it from one of the two: another task trains on it"),
     "one recording in train and test": Check("warning", "keep all parts of a recording in one split"),
     # manifest
     "changed file": Check("error", "restore the file, or delete the manifest to write a new one"),

@@ -20,21 +20,37 @@ def find_recording(video_id: str) -> str:
     return match[1] if match else video_id.removeprefix("v_")
 
 
-def build_video_table(tasks: list[TaskVideos]) -> pd.DataFrame:
-    """List the videos of all tasks in one row for each role: task, role, video_id, recording."""
+def check_leaks(tasks: list[TaskVideos], features: dict[str, TaskFeatures]) -> Iterator[tuple[str, list[Occurrence]]]:
+    """Yield each task's key and what its test shares with the training of any task. features: by task."""
     rows = [
         (data.task.key, role, video.video_id, find_recording(video.video_id))
         for data in tasks
         for role, videos in data.roles.items()
         for video in videos
     ]
-    return pd.DataFrame(rows, columns=["task", "role", "video_id", "recording"])
+    videos = pd.DataFrame(rows, columns=["task", "role", "video_id", "recording"])
+    rows = [(data.task.key, *row) for data in tasks for row in features[data.task.key].hashes]
+    hashes = pd.DataFrame(rows, columns=["task", "video_id", "modality", "hash"]).merge(videos, on=["task", "video_id"])
+    for data in tasks:
+        across_tasks = [*check_recordings(data, videos), *check_features_across_tasks(data, hashes)]
+        yield data.task.key, [*check_equal_features(data, hashes), *across_tasks]
 
 
-def build_hash_table(features: dict[str, TaskFeatures], videos: pd.DataFrame) -> pd.DataFrame:
-    """Add modality and hash to the rows of build_video_table. features: by task."""
-    rows = [(task, *row) for task, of_task in features.items() for row in of_task.hashes]
-    return pd.DataFrame(rows, columns=["task", "video_id", "modality", "hash"]).merge(videos, on=["task", "video_id"])
+def check_equal_features(data: TaskVideos, hashes: pd.DataFrame) -> Iterator[Occurrence]:
+    """Find videos of one task that have equal features."""
+    rows = hashes.loc[hashes["task"] == data.task.key].drop_duplicates(subset=["video_id", "modality"])
+    modalities_of = defaultdict(list)  # by the ids of videos with equal features
+    for (modality, _), video_ids in rows.groupby(["modality", "hash"], sort=False)["video_id"].agg(tuple).items():
+        modalities_of[video_ids].append(modality)
+    train, test = ({video.video_id for video in data.roles[role]} for role in ("train", "test"))
+    for video_ids, modalities in modalities_of.items():
+        equal, others = " and ".join(modalities), video_ids[1:]
+        for name in (video_id for video_id in video_ids if video_id in test):
+            if trained := [video_id for video_id in video_ids if video_id in train and video_id != name]:
+                yield Occurrence("", "equal features in train and test", name, f"{equal} as {trained[0]}")
+                others = ()
+        for name in others:
+            yield Occurrence("", "equal features", name, f"{equal} as {video_ids[0]}")
 
 
 def _pair_test_with_train(table: pd.DataFrame, task: str, columns: list[str]) -> list[dict]:
@@ -57,31 +73,10 @@ def check_recordings(data: TaskVideos, videos: pd.DataFrame) -> Iterator[Occurre
 
 def check_features_across_tasks(data: TaskVideos, hashes: pd.DataFrame) -> Iterator[Occurrence]:
     """Find test videos with features that another task trains on under another id."""
-    split = data.split_name("test")
     messages = {}
     for pair in _pair_test_with_train(hashes, data.task.key, ["modality", "hash"]):
         name, other = pair["video_id"], pair["task_train"]
         if other != data.task.key and pair["recording"] != pair["recording_train"]:
             messages[name, other] = f"{other} trains on its features as {pair['video_id_train']}"
     for (name, _), message in sorted(messages.items()):
-        yield Occurrence(split, "one video in train and test", name, message)
-
-
-def check_equal_features(data: TaskVideos, features: TaskFeatures) -> Iterator[Occurrence]:
-    """Find videos of one task that have equal features."""
-    owners = defaultdict(list)  # (modality, hash) -> video ids
-    for video_id, modality, content in features.hashes:
-        owners[modality, content].append(video_id)
-    groups = defaultdict(list)  # video ids -> modalities
-    for (modality, _), video_ids in owners.items():
-        if len(video_ids) > 1:
-            groups[tuple(video_ids)].append(modality)
-    train, test = ({video.video_id for video in data.roles[role]} for role in ("train", "test"))
-    for video_ids, modalities in groups.items():
-        equal, leaked = " and ".join(modalities), False
-        for name in (video_id for video_id in video_ids if video_id in test):
-            if trained := [video_id for video_id in video_ids if video_id in train and video_id != name]:
-                leaked = True
-                yield Occurrence("", "equal features in train and test", name, f"{equal} as {trained[0]}")
-        for name in [] if leaked else video_ids[1:]:
-            yield Occurrence("", "equal features", name, f"{equal} as {video_ids[0]}")
+        yield Occurrence(data.split_name("test"), "one video in train and test", name, message)

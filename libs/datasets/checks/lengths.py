@@ -6,14 +6,15 @@ Clips are measured in windows, segments in grid units (after any resizing). V vi
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
-from libs.core.config import ModelConfig, TaskSpec
-from libs.core.types import Video
+from libs.core.config import Config, ModelConfig, TaskSpec
+from libs.core.errors import format_list
+from libs.datasets.checks.events import TaskVideos
 from libs.datasets.checks.findings import Occurrence
-from libs.features.windows import feature_fps, grid
+from libs.features.windows import expected_windows, feature_fps, grid
 
 BAR_WIDTH = 40  # characters
 BINS_TO_MAX_SEQ_LEN = 8
@@ -25,42 +26,34 @@ MIN_PART = 0.01  # of the events; a smaller part needs no suggestion
 class TaskLengths:
     """Lengths of a task's training clips and events.
 
-    clips (V,) windows of each video; segments (N, 2) start and end; owner (N,) the video of each segment.
+    clips: (V,) windows of each video.
+    events: one row for each event: video_id, windows and last grid point of its clip; start, end, span in grid units.
+    matches: (N, L) whether a point of the level is assigned to the event.
     """
 
     task: TaskSpec
     model: ModelConfig
-    videos: list[Video]
     clips: np.ndarray
-    segments: np.ndarray
-    owner: np.ndarray
+    events: pd.DataFrame
+    matches: np.ndarray
 
     @classmethod
-    def measure(cls, task: TaskSpec, model: ModelConfig, videos: list[Video], clips: list[int]) -> "TaskLengths":
-        """Measure training videos. clips: windows of each video."""
-        videos = [video.remove_repeats() for video in videos] if task.drop_repeats else videos
-        segments = [np.empty((0, 2))]
-        for video, length in zip(videos, clips, strict=True):
-            stride, frames = grid(task.dataset, length)
-            segments.append((video.segments * feature_fps(video, task.dataset) - 0.5 * frames) / stride)
-        owner = np.repeat(np.arange(len(videos)), [len(video.labels) for video in videos])
-        return cls(task, model, videos, np.array(clips, np.int64), np.concatenate(segments), owner)
-
-    @property
-    def spans(self) -> np.ndarray:
-        """(N,) lengths of the segments."""
-        return self.segments[:, 1] - self.segments[:, 0]
-
-    @property
-    def last_points(self) -> np.ndarray:
-        """(N,) the last grid point of each segment's video."""
-        dataset = self.task.dataset
-        lengths = np.full_like(self.clips, dataset.max_seq_len) if dataset.force_upsampling else self.clips
-        return lengths[self.owner] - 1
-
-    def match_levels(self) -> np.ndarray:
-        """(N, L) whether a point of the level is assigned to the segment."""
-        return match_levels(self.segments, self.last_points, self.model.regression_range, self.model.scale_factor)
+    def measure(cls, config: Config, data: TaskVideos, num_windows: dict[str, int]) -> "TaskLengths":
+        """Measure the training videos. num_windows: by video_id; what it lacks is computed from the duration."""
+        task, model, dataset, rows, clips = data.task, config.model, data.task.dataset, [], []
+        for video in data.roles["train"]:
+            video = video.remove_repeats() if task.drop_repeats else video
+            windows = num_windows.get(video.video_id) or expected_windows(video, dataset)
+            clips.append(windows)
+            stride, frames = grid(dataset, windows)
+            last_point = (dataset.max_seq_len if dataset.force_upsampling else windows) - 1
+            for start, end in (video.segments * feature_fps(video, dataset) - 0.5 * frames) / stride:
+                rows.append((video.video_id, windows, last_point, start, end, end - start))
+        columns = {"video_id": str, "windows": int, "last_point": int, "start": float, "end": float, "span": float}
+        events = pd.DataFrame(rows, columns=list(columns)).astype(columns)
+        segments, last_points = events[["start", "end"]].to_numpy(), events["last_point"].to_numpy()
+        matches = match_levels(segments, last_points, model.regression_range, model.scale_factor)
+        return cls(task, model, np.array(clips, np.int64), events, matches)
 
 
 def match_levels(
@@ -96,19 +89,16 @@ def _contains_point(first: np.ndarray, last: np.ndarray, stride: int) -> np.ndar
 
 def check_lengths(lengths: TaskLengths) -> Iterator[Occurrence]:
     """Find events that training does not see."""
-    dataset, spans, last_points = lengths.task.dataset, lengths.spans, lengths.last_points
+    dataset, events, split = lengths.task.dataset, lengths.events, "+".join(lengths.task.train_split)
     max_span = dataset.max_seq_len + dataset.num_frames / dataset.feat_stride  # of a crop and its margins
-    is_cropped = (lengths.clips[lengths.owner] > dataset.max_seq_len) & (not dataset.force_upsampling)
-    too_long = is_cropped & (dataset.trunc_thresh * spans > max_span)
-    is_inside = (lengths.segments[:, 0] < last_points) & (lengths.segments[:, 1] > 0) & (spans > 0)
-    unmatched = is_inside & ~lengths.match_levels().any(axis=1)
+    is_cropped = (events["windows"] > dataset.max_seq_len) & (not dataset.force_upsampling)
+    too_long = is_cropped & (dataset.trunc_thresh * events["span"] > max_span)
+    is_inside = (events["start"] < events["last_point"]) & (events["end"] > 0) & (events["span"] > 0)
+    unmatched = is_inside & ~lengths.matches.any(axis=1)
     for check, failed in (("longer than any crop", too_long), ("learned by no point", unmatched)):
-        for row in np.flatnonzero(failed):
-            start, end = lengths.segments[row]
-            message = f"grid units {start:.1f} to {end:.1f}, {end - start:.2f} long"
-            yield Occurrence(
-                "+".join(lengths.task.train_split), check, lengths.videos[lengths.owner[row]].video_id, message
-            )
+        for event in events.loc[failed].to_dict(orient="records"):
+            message = "grid units {start:.1f} to {end:.1f}, {span:.2f} long".format_map(event)
+            yield Occurrence(split, check, event["video_id"], message)
 
 
 def build_histograms(lengths: TaskLengths) -> dict[str, list[dict]]:
@@ -117,31 +107,31 @@ def build_histograms(lengths: TaskLengths) -> dict[str, list[dict]]:
     Returns:
         "clips", "segments" and "levels": rows of {"from", "to", "count"}.
     """
-    spans, matches = lengths.spans, lengths.match_levels()
+    spans, ranges = lengths.events["span"].to_numpy(), np.array(lengths.model.regression_range)
     edges = _clip_edges(lengths.task.dataset.max_seq_len, int(lengths.clips.max(initial=1)))
-    counts = np.histogram(lengths.clips, [edge + 0.5 for edge in edges])[0].tolist()
-    segments = []
-    for low, high in pairwise([0.0, *(2.0**k for k in range(math.frexp(spans.max(initial=1.0))[1] + 1))]):
-        rows = (spans >= low) & (spans < high)
-        levels = np.flatnonzero(matches[rows].any(axis=0)).tolist()
-        segments.append({"from": low, "to": high, "count": int(rows.sum()), "levels": levels})
+    octaves = np.array([0.0, *(2.0**k for k in range(math.frexp(spans.max(initial=1.0))[1] + 1))])
+    segments = _to_rows(octaves[:-1], octaves[1:], np.histogram(spans, octaves)[0])
+    for row in segments:
+        matched = lengths.matches[(spans >= row["from"]) & (spans < row["to"])]
+        row["levels"] = np.flatnonzero(matched.any(axis=0)).tolist()
     return {
-        "clips": [{"from": a + 1, "to": b, "count": n} for (a, b), n in zip(pairwise(edges), counts, strict=True)],
+        "clips": _to_rows(edges[:-1] + 1, edges[1:], np.histogram(lengths.clips, edges + 0.5)[0]),
         "segments": segments,
-        "levels": [
-            {"from": low, "to": high, "count": int(matches[:, level].sum())}
-            for level, (low, high) in enumerate(lengths.model.regression_range)
-        ],
+        "levels": _to_rows(ranges[:, 0], ranges[:, 1], lengths.matches.sum(axis=0)),
     }
 
 
-def _clip_edges(max_seq_len: int, longest: int) -> list[int]:
+def _to_rows(low: np.ndarray, high: np.ndarray, count: np.ndarray) -> list[dict]:
+    return pd.DataFrame({"from": low, "to": high, "count": count}).to_dict(orient="records")
+
+
+def _clip_edges(max_seq_len: int, longest: int) -> np.ndarray:
     """Compute the bins' edges in windows: equal bins up to twice max_seq_len, which is an edge, then doubling ones."""
     step = max(1, max_seq_len // BINS_TO_MAX_SEQ_LEN)
     edges = [*range(0, max_seq_len, step), *range(max_seq_len, 2 * max_seq_len, step), 2 * max_seq_len]
     while edges[-1] < longest:
         edges.append(2 * edges[-1])
-    return edges[: np.searchsorted(edges, longest) + 1]
+    return np.array(edges[: np.searchsorted(edges, longest) + 1])
 
 
 def format_histograms(histograms: dict[str, list[dict]], task: TaskSpec) -> str:
@@ -149,23 +139,21 @@ def format_histograms(histograms: dict[str, list[dict]], task: TaskSpec) -> str:
     max_seq_len, name = task.dataset.max_seq_len, f"{task.key} {task.dataset_name}"
     beyond = "resized to max_seq_len" if task.dataset.force_upsampling else "cropped"
     clips, segments, levels = (histograms[key] for key in ("clips", "segments", "levels"))
-    num_segments = sum(row["count"] for row in segments)
     clip_bars = [(_range(row), row["count"], beyond * (row["from"] > max_seq_len)) for row in _skip_empty(clips)]
-    segment_bars = [
-        (_range(row), row["count"], "level " * bool(row["levels"]) + ", ".join(map(str, row["levels"])))
-        for row in _skip_empty(segments)
-    ]
     level_bars = [(f"level {level}: {_range(row)}", row["count"], "") for level, row in enumerate(levels)]
-    return "\n".join(
-        [
-            f"{name}: windows of training clips; max_seq_len {max_seq_len}",
-            *_format_bars(clip_bars, sum(row["count"] for row in clips)),
-            f"{name}: grid units of training events, and the levels that they are assigned to",
-            *_format_bars(segment_bars, num_segments),
-            f"{name}: training events assigned to each level (regression_range)",
-            *_format_bars(level_bars, num_segments),
-        ]
-    )
+    segment_bars = []
+    for row in _skip_empty(segments):
+        note = f"level {format_list(row['levels'], len(levels))}" if row["levels"] else ""
+        segment_bars.append((_range(row), row["count"], note))
+    lines = [
+        f"{name}: windows of training clips; max_seq_len {max_seq_len}",
+        *_format_bars(clip_bars, sum(row["count"] for row in clips)),
+        f"{name}: grid units of training events, and the levels that they are assigned to",
+        *_format_bars(segment_bars, sum(row["count"] for row in segments)),
+        f"{name}: training events assigned to each level (regression_range)",
+        *_format_bars(level_bars, sum(row["count"] for row in segments)),
+    ]
+    return "\n".join(lines)
 
 
 def _range(row: dict) -> str:
@@ -192,20 +180,19 @@ def suggest_settings(lengths: TaskLengths) -> list[str]:
 
 
 def _suggest_max_seq_len(lengths: TaskLengths) -> Iterator[str]:
-    dataset, clips, stride = lengths.task.dataset, lengths.clips, lengths.model.coarsest_stride
+    clips, stride, max_seq_len = lengths.clips, lengths.model.coarsest_stride, lengths.task.dataset.max_seq_len
     if not len(clips):
         return
-    max_seq_len = dataset.max_seq_len
-    enough = math.ceil(np.quantile(clips, WHOLE_CLIPS, method="higher") / stride) * stride
     longer = float((clips > max_seq_len).mean())
-    if dataset.force_upsampling:
+    if lengths.task.dataset.force_upsampling:
         shortest, median, longest = (round(n) for n in np.quantile(clips, (0, 0.5, 1)))
-        lost = f"; {_format_part(longer)} of them are longer and lose detail" if longer else ""
         yield (
             f"clips of {shortest} to {longest} windows (half of them up to {median}) are all resized to max_seq_len "
-            f"{max_seq_len}{lost}"
+            f"{max_seq_len}" + (f"; {_format_part(longer)} of them are longer and lose detail" if longer else "")
         )
-    elif longer:
+        return
+    enough = math.ceil(np.quantile(clips, WHOLE_CLIPS, method="higher") / stride) * stride
+    if longer:
         remedy = f"; {enough} would hold 99 % of them whole" if enough > max_seq_len else ""
         part = _format_part(longer)
         yield f"{part} of training clips are longer than max_seq_len {max_seq_len} and are cropped{remedy}"
@@ -214,20 +201,18 @@ def _suggest_max_seq_len(lengths: TaskLengths) -> Iterator[str]:
 
 
 def _suggest_levels(lengths: TaskLengths) -> Iterator[str]:
-    spans, ranges, matches = lengths.spans, lengths.model.regression_range, lengths.match_levels()
-    if not len(spans):
+    ranges, matches = lengths.model.regression_range, lengths.matches
+    if not len(matches):
         return
     used = np.flatnonzero(matches.any(axis=0)).tolist()
     last = max(used, default=-1)
     if 0 <= last < len(ranges) - 1:
         unused = ", ".join(map(str, range(last + 1, len(ranges))))
-        yield (
-            f"no training event is in the range of level {unused}: "
-            f"levels up to {last} (backbone_arch[2] = {last}) are enough"
-        )
+        remedy = f"levels up to {last} (backbone_arch[2] = {last}) are enough"
+        yield f"no training event is in the range of level {unused}: {remedy}"
     for level in sorted(set(range(last)) - set(used)):
         yield f"no training event is in the range of level {level}, {ranges[level][0]:g} to {ranges[level][1]:g}"
-    if (short := float((spans < 1).mean())) > MIN_PART:
+    if (short := float((lengths.events["span"].to_numpy() < 1).mean())) > MIN_PART:
         remedy = "a larger max_seq_len" if lengths.task.dataset.force_upsampling else "a smaller feat_stride"
         yield f"{_format_part(short)} of training events are shorter than the grid's spacing: use {remedy}"
     if (unmatched := float((~matches.any(axis=1)).mean())) > MIN_PART:

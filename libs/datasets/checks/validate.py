@@ -60,16 +60,11 @@ def _format_finding(finding: Finding) -> str:
     return sanitize(f"{place}: {finding.check}: {first.name}: {first.message}{end}")
 
 
-def format_verify_command(config: str, tasks: str | None, has_overrides: bool) -> str:
-    """Format the command that lists all errors in a run's data."""
-    command = shlex.join(["python", "tools/verify_data.py", config, *(["--tasks", tasks] if tasks else [])])
-    return command + " and the same -o" * has_overrides
-
-
 @contextmanager
 def suggest_verify_data(config: str, tasks: str | None, has_overrides: bool) -> Iterator[None]:
     """Add the command that lists all errors to a DataError."""
     try:
         yield
     except DataError as error:
-        raise DataError(f"{error} [all errors: {format_verify_command(config, tasks, has_overrides)}]") from None
+        command = shlex.join(["python", "tools/verify_data.py", config, *(["--tasks", tasks] if tasks else [])])
+        raise DataError(f"{error} [all errors: {command}{' and the same -o' * has_overrides}]") from None

@@ -14,17 +14,10 @@ from libs.datasets.annotations import read_annotations
 from libs.datasets.checks.events import TaskVideos, check_annotations, check_prompts
 from libs.datasets.checks.feature_files import TaskFeatures, check_features, hash_file
 from libs.datasets.checks.findings import SEVERITIES, Finding, Occurrence, group_occurrences, sanitize
-from libs.datasets.checks.leaks import (
-    build_hash_table,
-    build_video_table,
-    check_equal_features,
-    check_features_across_tasks,
-    check_recordings,
-)
+from libs.datasets.checks.leaks import check_leaks
 from libs.datasets.checks.lengths import TaskLengths, build_histograms, check_lengths, suggest_settings
 from libs.features.provenance import check_provenance
 from libs.features.sources import Hdf5Pack, NpyFolder, open_feature_files
-from libs.features.windows import expected_windows
 
 NUM_EXAMPLES = 3  # in the table of findings
 EXAMPLES_WIDTH = 76  # characters
@@ -87,12 +80,10 @@ def verify(config: Config, tasks: list[TaskSpec], jobs: int) -> VerificationRepo
         report.add(key, features[key].occurrences, {split: len(videos) for split, videos in data.splits.items()})
         report.files |= features[key].files
         report.splits += _summarize_splits(data, features[key])
-        report.lengths[key] = _measure_lengths(data, config, features[key])
-        report.add(key, [*check_equal_features(data, features[key]), *check_lengths(report.lengths[key])])
-    videos = build_video_table(loaded)
-    hashes = build_hash_table(features, videos)
-    for data in loaded:
-        report.add(data.task.key, [*check_recordings(data, videos), *check_features_across_tasks(data, hashes)])
+        report.lengths[key] = TaskLengths.measure(config, data, features[key].lengths)
+        report.add(key, check_lengths(report.lengths[key]))
+    for key, occurrences in check_leaks(loaded, features):
+        report.add(key, occurrences)
     return report
 
 
@@ -139,13 +130,6 @@ def _summarize_splits(data: TaskVideos, features: TaskFeatures) -> Iterator[dict
             "classes": labels.nunique(),
             "with features": sum(video.video_id in features.lengths for video in videos),
         }
-
-
-def _measure_lengths(data: TaskVideos, config: Config, features: TaskFeatures) -> TaskLengths:
-    """Measure the training videos; the duration gives the length of a video without features."""
-    videos = data.roles["train"]
-    clips = [features.lengths.get(video.video_id) or expected_windows(video, data.task.dataset) for video in videos]
-    return TaskLengths.measure(data.task, config.model, videos, clips)
 
 
 def format_findings(findings: list[Finding]) -> str:

@@ -5,6 +5,8 @@ import pytest
 
 from libs.core.configfile import from_tree
 from libs.core.types import Video
+from libs.datasets.annotations import Annotations
+from libs.datasets.checks.events import TaskVideos
 from libs.datasets.checks.lengths import (
     TaskLengths,
     build_histograms,
@@ -42,11 +44,12 @@ def measure(tiny, clips, segments, **dataset):
     tree = tiny_tree(tiny)
     tree["TASK2"]["dataset"] |= dataset
     config = from_tree(tree)
-    videos = [
+    videos = tuple(
         Video(f"v{i}", "train", (n - 1) / 4 + 1, None, np.array([segment], float), np.array([0]))
         for i, (n, segment) in enumerate(zip(clips, segments, strict=True))
-    ]
-    return TaskLengths.measure(config.tasks["TASK2"], config.model, videos, clips)
+    )
+    data = TaskVideos(config.tasks["TASK2"], Annotations(tiny / "tiny.json", videos, {}))
+    return TaskLengths.measure(config, data, {video.video_id: n for video, n in zip(videos, clips, strict=True)})
 
 
 def test_build_histograms_counts_all_clips_and_segments(tiny):
