@@ -10,22 +10,22 @@ set, the jobs share the CPU cores evenly. Exit status 1: a run failed; the table
 
 import argparse
 import json
-import os
+import re
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from joblib import cpu_count
 
 from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import diff_configs, load_config
 from libs.core.errors import ConfigError, DataError, UserError, format_list
-from libs.core.files import make_folder, read_json, replacing
+from libs.core.files import make_folder, read_json
 from libs.evaluation.metrics.selection import INSTALL, check_installed, find_missing
-from libs.evaluation.reports.experiment_table import build_run_table, format_markdown, plot_differences, save_csv
+from libs.evaluation.reports.experiment_table import build_run_table, save_tables
 from libs.training.checkpoint import LAST
 from libs.training.experiment_runs import TrainingRun, execute_runs, interrupt_on_signals, lock_folder
 from libs.training.trainer import RESUME_MAY_CHANGE
@@ -53,23 +53,24 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class RunResult(NamedTuple):
-    """The outcome of a finished run."""
-
-    scores: dict[str, float]  # task key -> average mAP in %
-    minutes: float | None
-    parameters: int | None
-
-
 @dataclass(frozen=True, eq=False)
 class SeedRun(TrainingRun):
     """One configuration trained with one seed."""
 
     config_path: str
-    name: str  # of the configuration
+    config_name: str
+    question: str
     seed: int
     config: Config
     tasks: list[TaskSpec]
+
+
+class RunResult(NamedTuple):
+    """The outcome of a finished run; None where unknown."""
+
+    scores: dict[str, float]  # task key -> average mAP in %
+    minutes: float | None
+    parameters: int | None
 
 
 def plan_runs(args: argparse.Namespace) -> list[SeedRun]:
@@ -87,48 +88,49 @@ def plan_runs(args: argparse.Namespace) -> list[SeedRun]:
     for override in args.o:
         if override.partition("=")[0].strip() == "run.output_folder":
             raise ConfigError(f"-o {override}: runs are saved in folders under --out; set --out instead")
-    paths = order_configs(args.configs, args.base)
-    runs = [run for path, name in name_configs(paths).items() for run in plan_seeds(path, name, args)]
+    # A configuration that is named twice is trained once.
+    paths = {Path(path).resolve(): path for path in [args.base or args.configs[0], *args.configs]}
+    names = name_configs(list(paths))
+    runs = [run for resolved, path in paths.items() for run in plan_seeds(path, names[resolved], args)]
     check_test_data(runs)
     for run in runs:
         check_folder(run)
     return runs
 
 
-def order_configs(configs: list[str], base: str | None) -> list[str]:
-    """List the configurations, the base first."""
-    resolved = [Path(path).resolve() for path in configs]
-    for i, path in enumerate(configs):
-        if resolved[i] in resolved[:i]:
-            raise ConfigError(f"{path}: this configuration is named twice; name each once")
-    if base is None:
-        return configs
-    return [base, *(path for path, r in zip(configs, resolved, strict=True) if r != Path(base).resolve())]
-
-
-def name_configs(paths: list[str]) -> dict[str, str]:
-    """Map each path to a unique name: its stem, with as many parent folders as needed."""
-    parts = [Path(path).resolve().with_suffix("").parts for path in paths]
-    for depth in range(1, max(map(len, parts))):
-        names = ["/".join(part[-depth:]) for part in parts]
+def name_configs(paths: list[Path]) -> dict[Path, str]:
+    """Map resolved paths to unique names: the stem, with as many parent folders as needed."""
+    for depth in range(1, max(len(path.parts) for path in paths)):
+        names = ["/".join(path.with_suffix("").parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):
             return dict(zip(paths, names, strict=True))
-    raise ConfigError(f"{', '.join(paths)}: two names differ only in their ending; rename one file")
+    raise ConfigError(f"{format_list(paths)}: two names differ only in their ending; rename one file")
 
 
 def plan_seeds(path: str, name: str, args: argparse.Namespace) -> list[SeedRun]:
-    parent, stem = (args.out / name).parent, Path(name).name
+    folder = args.out / name
     task_options = [] if args.tasks is None else ["--tasks", args.tasks]
     first = load_config(path, args.o).run.seed
+    comment = re.match(r"#+\s*(.*)", Path(path).read_text(encoding="utf-8"))
     runs = []
     for seed in range(first, first + args.seeds):
         # A JSON string is a valid YAML string, whatever characters it has.
-        overrides = [*args.o, f"run.output_folder={json.dumps(str(parent), ensure_ascii=False)}", f"run.seed={seed}"]
-        config = load_config(path, overrides)
+        output_folder = json.dumps(str(folder.parent), ensure_ascii=False)
+        overrides = [*args.o, f"run.output_folder={output_folder}", f"run.seed={seed}"]
         options = ["--output", f"seed{seed}", "--resume", "auto", *task_options, "-o", *overrides]
-        command = (sys.executable, str(ROOT / "train.py"), path, *options)
-        title, folder, tasks = f"{name}, seed {seed}", parent / f"{stem}_seed{seed}", config.select_tasks(args.tasks)
-        runs.append(SeedRun(title, command, folder, path, name, seed, config, tasks))
+        config = load_config(path, overrides)
+        run = SeedRun(
+            title=f"{name}, seed {seed}",
+            command=(sys.executable, str(ROOT / "train.py"), path, *options),
+            folder=folder.with_name(f"{folder.name}_seed{seed}"),
+            config_path=path,
+            config_name=name,
+            question=comment[1].strip() if comment else "",
+            seed=seed,
+            config=config,
+            tasks=config.select_tasks(args.tasks),
+        )
+        runs.append(run)
     return runs
 
 
@@ -148,12 +150,12 @@ def check_test_data(runs: list[SeedRun]) -> None:
                 "test_split": task.test_split,
                 "test_cfg.tious": task.tious,
             }
-            other_path, other = first.setdefault(identify_task(task), (run.config_path, settings))
+            path, other = first.setdefault(identify_task(task), (run.config_path, settings))
             for key, value in settings.items():
                 if value != other[key]:
                     raise ConfigError(
-                        f"{run.config_path}: {task.key}.{key} is {value}, but {other[key]} in {other_path}: their mAP "
-                        "cannot be compared; use the same value, or another dataset_name for columns of its own"
+                        f"{run.config_path}: {task.key}.{key} is {value}, but {other[key]} in {path}: their mAP cannot "
+                        "be compared; use the same value, or another dataset_name for columns of its own"
                     )
 
 
@@ -185,110 +187,75 @@ def read_result(run: SeedRun) -> RunResult:
             "it to run again"
         )
     minutes = float(read_json(run.minutes_file, "a number")) if run.minutes_file.exists() else None
-    network = metrics.get("network")  # train.py writes it, eval.py does not
-    return RunResult(scores, minutes, network["parameters"] if network else None)
-
-
-def read_question(path: str) -> str:
-    """Read the first line of a configuration if it is a comment."""
-    first = next(iter(Path(path).read_text(encoding="utf-8").splitlines()), "")
-    return first.lstrip("#").strip() if first.startswith("#") else ""
+    parameters = metrics.get("network", {}).get("parameters")  # train.py writes them, eval.py does not
+    return RunResult(scores, minutes, parameters)
 
 
 class ExperimentResults:
-    """The results so far: a RunResult or an error for each run that has ended. Prints and saves them."""
+    """The results so far: the RunResult of each finished run, the error of each failed one."""
 
-    def __init__(self, runs: list[SeedRun], folder: Path, with_plot: bool):
+    def __init__(self, runs: list[SeedRun]):
         """Read the finished runs. Raises DataError if one is not usable."""
-        self.runs, self.folder, self.with_plot = runs, folder, with_plot
-        self.results: dict[TrainingRun, RunResult | str] = {
-            run: read_result(run) for run in runs if run.metrics.exists()
-        }
-
-    @property
-    def any_failed(self) -> bool:
-        return any(isinstance(result, str) for result in self.results.values())
+        self.runs = runs
+        self.results: dict[SeedRun, RunResult | str] = {run: read_result(run) for run in runs if run.metrics.exists()}
 
     def add(self, run: SeedRun, error: str | None) -> None:
-        """Add a run that has ended."""
+        """Add and print the result of a run that has ended."""
         try:
             result = error or read_result(run)
         except UserError as unusable:
             result = str(unusable)
         self.results[run] = result
-        if isinstance(result, RunResult):
+        if isinstance(result, str):
+            message = f"failed: {result}"
+        else:
             minutes = "" if result.minutes is None else f" in {result.minutes:.1f} minutes"
             scores = ", ".join(f"{task.task_type} {result.scores[task.key]:.2f}" for task in run.tasks)
             message = f"done{minutes}, mAP {scores}"
-        else:
-            message = f"failed: {result}"
         print(f"{run.title}: {message} ({len(self.results)} of {len(self.runs)} runs)", flush=True)
-        self.save()
 
     def build_table(self) -> pd.DataFrame:
-        identities = list(dict.fromkeys(identify_task(task) for run in self.runs for task in run.tasks))
-        types = [task_type for _, task_type, _ in identities]
+        types = [task_type for _, task_type, _ in {identify_task(task) for run in self.runs for task in run.tasks}]
         rows = []
         for run in self.runs:
             result = self.results.get(run)
             for task in run.tasks:
-                same_type = types.count(task.task_type) > 1
-                row = {
-                    "configuration": run.name,
-                    "question": read_question(run.config_path),
-                    "seed": run.seed,
-                    "task": " ".join(identify_task(task)) if same_type else task.task_type,
-                }
+                name = " ".join(identify_task(task)) if types.count(task.task_type) > 1 else task.task_type
+                row = {"configuration": run.config_name, "question": run.question, "seed": run.seed, "task": name}
                 if isinstance(result, RunResult):
-                    row["score"] = result.scores[task.key]
-                    row |= {"minutes": result.minutes, "parameters": result.parameters}
+                    score = result.scores[task.key]
+                    row |= {"score": score, "minutes": result.minutes, "parameters": result.parameters}
                 rows.append({**row, "error": result if isinstance(result, str) else None})
         return build_run_table(rows)
-
-    def save(self) -> str:
-        """Save table.md, table.csv and plot.png, and return the first."""
-        table = self.build_table()
-        text = format_markdown(table)
-        with replacing(self.folder / "table.md") as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        save_csv(table, self.folder / "table.csv")
-        if self.with_plot:
-            plot_differences(table, self.folder / "plot.png")
-        return text
 
 
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
     runs = plan_runs(args)
-    num_configs = len({run.name for run in runs})
-    no_matplotlib = num_configs > 1 and find_missing(("matplotlib",))
-    results = ExperimentResults(runs, args.out, with_plot=num_configs > 1 and not no_matplotlib)
+    results = ExperimentResults(runs)
     make_folder(args.out)
-    if no_matplotlib:
+    with_plot = len(runs) > args.seeds
+    if with_plot and find_missing(("matplotlib",)):
         print(f"plot.png is left out, since matplotlib is not installed: {INSTALL}")
-    pending = [run for run in runs if run not in results.results]
-    num_jobs = max(1, min(args.jobs, len(pending)))
-    environment = {"OMP_NUM_THREADS": str(max(1, cpu_count() // num_jobs)), **os.environ}
-    seeds = ", ".join(str(run.seed) for run in runs[: args.seeds])
+        with_plot = False
+    pending, seeds = [run for run in runs if run not in results.results], runs[: args.seeds]
     with lock_folder(args.out) as lock, interrupt_on_signals():
-        done = len(results.results)
-        print(f"configurations: {num_configs}; seeds: {seeds}; runs: {done} done before, {len(pending)} to do")
-        results.save()
+        print(
+            f"configurations: {len(runs) // args.seeds}; seeds: {', '.join(str(run.seed) for run in seeds)}; "
+            f"runs: {len(results.results)} done before, {len(pending)} to do"
+        )
+        text = save_tables(results.build_table(), args.out, with_plot)
         try:
-            execute_runs(
-                pending,
-                num_jobs,
-                environment,
-                lock,
-                on_start=lambda run: print(f"{run.title}: starts; its log is {run.log}", flush=True),
-                on_end=results.add,
-            )
+            with closing(execute_runs(pending, min(args.jobs, max(len(pending), 1)), lock)) as ended:
+                for run, error in ended:
+                    results.add(run, error)
+                    text = save_tables(results.build_table(), args.out, with_plot)
         except KeyboardInterrupt:
             print("the running trainings were stopped; the same command continues", file=sys.stderr)
             raise
-        print(f"\n{results.save()}\nThe tables are in {args.out}")
-    sys.exit(1 if results.any_failed else 0)
+    print(f"\n{text}\nThe tables are in {args.out}")
+    sys.exit(1 if any(isinstance(result, str) for result in results.results.values()) else 0)
 
 
 if __name__ == "__main__":

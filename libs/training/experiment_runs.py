@@ -6,13 +6,14 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from joblib import Parallel, delayed
+from joblib import cpu_count
 
 from libs.core.errors import ConfigError
 from libs.core.files import write_json
@@ -49,73 +50,50 @@ class TrainingRun:
 R = TypeVar("R", bound=TrainingRun)
 
 
-def execute_runs(
-    runs: Sequence[R],
-    num_jobs: int,
-    environment: dict[str, str],
-    lock: int,
-    on_start: Callable[[R], None],
-    on_end: Callable[[R, str | None], None],
-) -> None:
-    """Execute runs in order, `num_jobs` at a time.
+def execute_runs(runs: Sequence[R], num_jobs: int, lock: int) -> Generator[tuple[R, str | None], None, None]:
+    """Execute runs in order, `num_jobs` at a time, and yield each that has ended with its error in one line or None.
 
-    An exception, such as KeyboardInterrupt, interrupts all running processes and waits until they have exited.
+    Closing the generator, or an exception such as KeyboardInterrupt, interrupts all processes and waits for their end.
+    (joblib does not wait for its threads then.)
 
     Args:
         lock: file descriptor of `lock_folder`, which the processes keep open.
-        on_start: called before a run.
-        on_end: called after a run, for one run at a time, with the error in one line, None on success.
     """
-    running: set[R] = set()
-    stop, guard = threading.Event(), threading.Lock()
-
-    def execute(run: R) -> None:
-        with guard:
-            if stop.is_set():
-                return
-            running.add(run)
+    environment = {"OMP_NUM_THREADS": str(max(1, cpu_count() // num_jobs)), **os.environ}
+    stop = threading.Event()
+    with ThreadPoolExecutor(num_jobs) as pool:
+        futures = {pool.submit(_execute_run, run, environment, lock, stop): run for run in runs}
         try:
-            on_start(run)
-            error = _execute_run(run, environment, lock, stop)
-            with guard:
-                if not stop.is_set():
-                    on_end(run, error)
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         finally:
-            running.remove(run)
-
-    try:
-        Parallel(num_jobs, backend="threading")(delayed(execute)(run) for run in runs)
-    finally:
-        with guard:
+            pool.shutdown(wait=False, cancel_futures=True)
             stop.set()
-        while running:
-            time.sleep(POLL_S)
 
 
 def _execute_run(run: TrainingRun, environment: dict[str, str], lock: int, stop: threading.Event) -> str | None:
     """Execute one run until it ends or `stop` is set. Returns its error in one line."""
+    print(f"{run.title}: starts; its log is {run.log}", flush=True)
     minutes_before, start = _read_minutes(run), time.monotonic()
     run.minutes_file.unlink(missing_ok=True)
     run.folder.mkdir(parents=True, exist_ok=True)
     with run.log.open("ab") as log:
         log_start = log.tell()
-        # The new session keeps Ctrl-C from the child, so that this process can interrupt and await it.
+        # In its own session the child gets no Ctrl-C from the terminal: this process interrupts and awaits it.
         process = subprocess.Popen(
             run.command,
             stdin=subprocess.DEVNULL,
             stdout=log,
-            stderr=subprocess.STDOUT,
+            stderr=log,
             env=environment,
             start_new_session=True,
             pass_fds=[lock],
         )
-        try:
-            while process.poll() is None and not stop.wait(POLL_S):
-                pass
-        finally:
-            _end_process(process)
-            if minutes_before is not None:
-                write_json(run.minutes_file, minutes_before + (time.monotonic() - start) / 60)
+        while process.poll() is None and not stop.wait(POLL_S):
+            pass
+        _end_process(process)
+    if minutes_before is not None:
+        write_json(run.minutes_file, minutes_before + (time.monotonic() - start) / 60)
     return _describe_error(run, process.returncode, log_start)
 
 
@@ -127,17 +105,13 @@ def _read_minutes(run: TrainingRun) -> float | None:
 
 
 def _end_process(process: subprocess.Popen) -> None:
-    """Interrupt a process, so that it leaves no half-written file, kill it after STOP_S, and kill its children."""
-    try:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    """Interrupt a process, so that it leaves no half-written file, then kill it and what it started after STOP_S."""
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _describe_error(run: TrainingRun, status: int, log_start: int) -> str | None:

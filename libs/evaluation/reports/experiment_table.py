@@ -18,7 +18,6 @@ from libs.core.files import replacing
 CONFIDENCE = 0.95
 NOT_TRAINED, PENDING, FAILED = "–", "…", "failed"
 NO_SCORE_LABELS = {NOT_TRAINED: "not trained", PENDING: "not run yet", FAILED: "failed"}  # in the plot
-GAP_INCHES, BAR_INCHES = 0.12, 0.21  # of the plot: space between two configurations, thickness of a bar
 
 
 class SeedDifference(NamedTuple):
@@ -109,10 +108,16 @@ def format_markdown(runs: pd.DataFrame) -> str:
     return "\n".join([table, "", _format_legend(runs), *([""] if errors else []), *errors]) + "\n"
 
 
-def save_csv(runs: pd.DataFrame, path: Path) -> None:
-    """Save the summary, unrounded. Unknown values are empty."""
-    with replacing(path) as temporary:
+def save_tables(runs: pd.DataFrame, folder: Path, with_plot: bool) -> str:
+    """Save table.md, table.csv (unrounded) and, if asked for, plot.png. Returns the text of table.md."""
+    text = format_markdown(runs)
+    with replacing(folder / "table.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    with replacing(folder / "table.csv") as temporary:
         pd.DataFrame(summarize_runs(runs), dtype=object).to_csv(temporary, index=False, lineterminator="\n")
+    if with_plot:
+        plot_differences(runs, folder / "plot.png")
+    return text
 
 
 def plot_differences(runs: pd.DataFrame, path: Path) -> None:
@@ -121,48 +126,46 @@ def plot_differences(runs: pd.DataFrame, path: Path) -> None:
     from matplotlib.patches import Patch
 
     (base, *others), tasks = summarize_runs(runs), list(runs["task"].unique())
-    name = base["configuration"]
-    row_inches = GAP_INCHES + BAR_INCHES * len(tasks)
-    figure = Figure(figsize=(9, 1.2 + len(others) * row_inches), dpi=120, layout="constrained")
+    group_inches = 0.12 + 0.21 * len(tasks)
+    figure = Figure(figsize=(9, 1.2 + len(others) * group_inches), dpi=120, layout="constrained")
     axes = figure.subplots()
     for place in range(0, len(others), 2):
         axes.axhspan(place - 0.5, place + 0.5, color="0.95", zorder=0)
-    handles = []
+    height, handles = 0.21 / group_inches, []
     for i, task in enumerate(tasks):
-        score, color = base[f"{task} mean"], f"C{i}"
-        handles.append(Patch(color=color, label=task if score is None else f"{task} ({score:.1f} in {name})"))
-        for place, row in enumerate(others):
-            y = place + (i - (len(tasks) - 1) / 2) * BAR_INCHES / row_inches
-            _plot_bar(axes, y, 0.85 * BAR_INCHES / row_inches, color, runs, row, task)
+        score = base[f"{task} mean"]
+        label = task if score is None else f"{task} ({score:.1f} in {base['configuration']})"
+        handles.append(Patch(color=f"C{i}", label=label))
+        bars = axes.barh(
+            [place + (i - (len(tasks) - 1) / 2) * height for place in range(len(others))],
+            [row[f"{task} difference"] or 0.0 for row in others],
+            0.85 * height,
+            xerr=[row[f"{task} half_interval"] or 0.0 for row in others],
+            error_kw={"ecolor": "0.2", "elinewidth": 1, "capsize": 2},
+            color=f"C{i}",
+        )
+        for bar, row in zip(bars, others, strict=True):
+            bar.set_alpha(0.35 if row[f"{task} beyond_noise"] is False else 1)
+        labels = [_format_bar_label(runs, row, task) for row in others]
+        axes.bar_label(bars, labels, padding=4, fontsize=7, color="0.3")
     axes.axvline(0, color="0.2", linewidth=1)
     axes.margins(x=0.08)
     axes.set_ylim(len(others) - 0.5, -0.5)
     axes.set_yticks(range(len(others)), [row["configuration"] for row in others])
     seeds = "one seed" if base["runs"] == 1 else f"{base['runs']} seeds; whiskers: 95 %, pale: the interval includes 0"
-    axes.set_xlabel(f"difference of average mAP from {name}, in points ({seeds})")
+    axes.set_xlabel(f"difference of average mAP from {base['configuration']}, in points ({seeds})")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
-def _plot_bar(
-    axes: Any, y: float, height: float, color: str, runs: pd.DataFrame, row: dict[str, Any], task: str
-) -> None:
-    value, half = row[f"{task} difference"], row[f"{task} half_interval"] or 0.0
-    if value is not None:
-        text = _format_signed(value, 1)
-    elif row[f"{task} mean"] is not None:
-        text = "the base has no score"
-    else:
-        text = NO_SCORE_LABELS[_explain_no_score(runs, row, task)]
-    value = value or 0.0
-    axes.barh(y, value, height, color=color, alpha=0.35 if row[f"{task} beyond_noise"] is False else 1)
-    if half:
-        axes.errorbar(value, y, xerr=half, color="0.2", elinewidth=1, capsize=2)
-    side = 1 if value >= 0 else -1
-    style = {"fontsize": 7, "color": "0.3", "va": "center_baseline", "ha": "left" if side > 0 else "right"}
-    axes.annotate(text, (value + side * half, y), (4 * side, 0), textcoords="offset points", **style)
+def _format_bar_label(runs: pd.DataFrame, row: dict[str, Any], task: str) -> str:
+    if row[f"{task} difference"] is not None:
+        return _format_signed(row[f"{task} difference"], 1)
+    if row[f"{task} mean"] is not None:
+        return "the base has no score"
+    return NO_SCORE_LABELS[_explain_no_score(runs, row, task)]
 
 
 def _format_score(runs: pd.DataFrame, row: dict[str, Any], task: str) -> str:

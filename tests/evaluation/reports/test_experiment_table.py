@@ -12,7 +12,7 @@ from libs.evaluation.reports.experiment_table import (
     compute_difference,
     format_markdown,
     plot_differences,
-    save_csv,
+    save_tables,
 )
 
 SEEDS = (7, 8, 9)
@@ -108,9 +108,9 @@ def test_format_markdown_of_one_seed_has_no_intervals():
     assert "it is not known how large differences by chance are" in table
 
 
-def test_save_csv_writes_unrounded_numbers_and_empty_cells(runs, tmp_path):
+def test_save_tables_writes_unrounded_numbers_and_empty_cells(runs, tmp_path):
     pytest.importorskip("scipy")
-    save_csv(runs, tmp_path / "table.csv")
+    assert save_tables(runs, tmp_path, with_plot=False) == (tmp_path / "table.md").read_text(encoding="utf-8")
     with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["configuration"]: row for row in csv.DictReader(file)}
     assert (rows["base"]["TAL mean"], rows["base"]["TAL difference"]) == ("61.0", "")
