@@ -1,9 +1,9 @@
-"""Embed the prompt sentences of a configuration's classes with the text side of an encoder.
+"""Embed the prompt sentences of a configuration's classes with the text side of its encoder.
 
-python tools/make_prompts.py configs/mine.yaml        # of model.encoder, such as hf:openai/clip-vit-base-patch32
+python tools/make_prompts.py configs/mine.yaml        # model.encoder must embed text, as hf:openai/clip-vit-base-patch32
 
-A network trained with these prompts can look for other classes by free text: infer.py --classes. Tables go where the
-configuration looks for them (prompt_file); what is there is not replaced without --replace.
+A network trained with these prompts can look for other classes by free text: infer.py --classes. Each task's table is
+written to its prompt_file; an existing one is replaced only with --replace.
 """
 
 from libs.core.cli import add_override_option, build_parser, exit_on_user_error
@@ -19,7 +19,7 @@ def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("--tasks", metavar="1-2-3", help="default: all of the configuration's")
-    parser.add_argument("--replace", action="store_true", help="replace tables that are there")
+    parser.add_argument("--replace", action="store_true", help="replace existing tables")
     add_override_option(parser)
     args = parser.parse_args()
     config = load_config(args.config, args.o)
@@ -27,18 +27,19 @@ def main() -> None:
     for task in tasks:
         if task.prompt_file.exists() and not args.replace:
             raise ConfigError(f"{task.prompt_file}: exists; --replace replaces it")
-    names = {
-        task.key: load_annotations(task.dataset.json_file, task.dataset.num_classes).list_class_names(task.dataset.num_classes)
-        for task in tasks
-    }
     encoder = build_encoder(config.model.encoder)
-    tables = {task.key: encoder.encode_text([task.format_prompt(name) for name in names[task.key]]) for task in tasks}
+    sentences, tables = {}, {}
+    for task in tasks:
+        annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
+        names = annotations.list_class_names(task.dataset.num_classes)
+        sentences[task.key] = [task.format_prompt(name) for name in names]
+        tables[task.key] = encoder.encode_text(sentences[task.key])
     widths = {table.shape[1] for table in tables.values()}
     if widths != {config.model.text_dim}:
         raise ConfigError(f"{encoder.name}: embeds text in {widths.pop()} numbers; set model.text_dim to that")
     for task in tasks:
         save_prompts(task.prompt_file, tables[task.key])
-        print(f"{task.key}: {len(names[task.key])} prompts, such as {task.format_prompt(names[task.key][0])!r}")
+        print(f"{task.key}: {len(sentences[task.key])} prompts, such as {sentences[task.key][0]!r}")
         print(f"    in {task.prompt_file}")
 
 
