@@ -259,7 +259,7 @@ def test_hf_errors(checkpoints, tmp_path):
 def test_other_classes_by_text_from_training_on(checkpoints, tiny, run_script, tmp_path):
     """Features, prompts and a network of one encoder with text; then classes that it was never trained on."""
     pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
-    from tests.clips import write_clip
+    from tests.media.clips import write_clip
 
     encoder = f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}"
     json_file = load_config(tiny / "tiny.yaml").tasks["TASK3"].dataset.json_file

@@ -24,7 +24,7 @@ from tests.conftest import NEEDS_SHARED, ROOT, SHARED
 
 pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
 
-from tests.clips import write_clip  # noqa: E402
+from tests.media.clips import write_clip  # noqa: E402
 
 BUILTIN = build_encoder("builtin")
 DIMS = (BUILTIN.visual_dim, BUILTIN.audio_dim)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from libs.core.configfile import load_config
-from tests.clips import write_clip
+from tests.media.clips import write_clip
 from tests.conftest import ROOT
 
 pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")

@@ -299,7 +299,7 @@ def test_what_is_odd_is_said(here, run_script):
 @pytest.fixture
 def clips(here):
     pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
-    from tests.clips import write_clip
+    from tests.media.clips import write_clip
 
     (here / "clips").mkdir()
     for i in range(4):

@@ -16,7 +16,7 @@ from tests.conftest import NEEDS_SHARED, ROOT, SHARED
 
 pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
 
-from tests.clips import write_clip  # noqa: E402
+from tests.media.clips import write_clip  # noqa: E402
 
 REAL = SHARED / "real" / "media"
 BRIGHT, LOUD = 125, 0.2

@@ -44,6 +44,6 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory) -> Path:
     pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
-    from tests.clips import write_clip
+    from tests.media.clips import write_clip
 
     return write_clip(tmp_path_factory.mktemp("media") / "ä clip.mp4", 4)

@@ -11,7 +11,7 @@ from tests.inference.conftest import WIDTHS
 
 pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
 
-from tests.clips import write_clip  # noqa: E402
+from tests.media.clips import write_clip  # noqa: E402
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.inference.conftest import WIDTHS, save_checkpoint
 
 pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
 
-from tests.clips import write_clip  # noqa: E402
+from tests.media.clips import write_clip  # noqa: E402
 
 
 def random_features(num_windows: int) -> list[np.ndarray]:

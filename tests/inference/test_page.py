@@ -17,7 +17,7 @@ import pytest
 from libs.core.types import Event
 from libs.inference.outputs import write_outputs
 from libs.inference.result import VideoResult
-from tests.clips import write_clip as write_sound
+from tests.media.clips import write_clip as write_sound
 from tests.inference.browser import DURATION_S, FLAGS, SHOTS, Visit, make_peaks, write_clip
 
 pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
