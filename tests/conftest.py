@@ -1,4 +1,4 @@
-"""A tiny planted data set on disk, its configuration, and the scripts called as a user calls them."""
+"""Shared fixtures: a tiny planted data set, its configuration, a trained run, and scripts called as users call them."""
 
 import copy
 import runpy
@@ -68,7 +68,7 @@ def write_yaml(path: Path, tree: dict) -> Path:
 
 
 class Scripts:
-    """Runs a script of the project in this process: exit status, stdout, stderr."""
+    """Run a script of the project in this process. Returns its exit status, stdout and stderr."""
 
     def __init__(self, monkeypatch, capsys):
         self.monkeypatch, self.capsys = monkeypatch, capsys
@@ -80,7 +80,7 @@ class Scripts:
             runpy.run_path(str(ROOT / script), run_name="__main__")
             status = 0
         except SystemExit as stop:
-            status = stop.code or 0
+            status = int(stop.code or 0)
         out, err = self.capsys.readouterr()
         return status, out, err
 
@@ -92,7 +92,7 @@ def run_script(monkeypatch, capsys) -> Scripts:
 
 @pytest.fixture(scope="session")
 def _made(tmp_path_factory) -> Path:
-    """The tiny data set, made once; tests that change it take the `tiny` fixture's copy."""
+    """The tiny data set, made once. Tests use the copy of the `tiny` fixture."""
     folder = tmp_path_factory.mktemp("tiny")
     config = write_yaml(folder / "tiny.yaml", tiny_tree(folder))
     module = runpy.run_path(str(ROOT / "tools/make_demo_data.py"))
