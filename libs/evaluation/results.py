@@ -1,9 +1,10 @@
-"""Results files in ActivityNet's submission layout."""
+"""Read and write results files in ActivityNet's submission layout."""
 
 import gzip
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ UNKNOWN_CLASS = -1  # a label that the ground truth does not know
 
 
 def write_results(path: Path, detections: Detections, class_names: dict[int, str]) -> None:
-    """{"version", "results": {video_id: [{"label", "score", "segment"}]}}; labels are names where known, else ids."""
+    """Write {"version", "results": {video_id: [{"label", "score", "segment"}]}}; a label is a name if it has one."""
     results: dict[str, list] = {video_id: [] for video_id in detections.video_ids}
     rows = zip(detections.video, detections.segments.tolist(), detections.scores, detections.labels, strict=True)
     for video, segment, score, label in rows:
@@ -26,13 +27,14 @@ def write_results(path: Path, detections: Detections, class_names: dict[int, str
 
 
 def read_results(path: Path, class_names: dict[int, str]) -> Detections:
-    """A results file, also gzipped (.gz). Labels are names or ids, as numbers or digits.
+    """Read a results file, also gzipped (.gz). Labels are names or ids, as numbers or digits.
 
-    Raises DataError, naming file and video, on anything that is no such file.
+    Raises:
+        DataError: naming file and video, on anything else.
     """
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        tree = json.loads(data)
+        data = path.read_bytes()
+        tree = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}, expected a results file") from None
     except (ValueError, RecursionError) as error:
@@ -41,73 +43,64 @@ def read_results(path: Path, class_names: dict[int, str]) -> Detections:
     if not isinstance(results, dict):
         raise DataError(f'{path}: expected a JSON object with "results": {{video_id: [{{label, score, segment}}]}}')
     ids = {name: label for label, name in class_names.items()}
-    video, segments, scores, labels = [], [], [], []
+    rows: list[tuple[float, ...]] = []
     for i, (video_id, entries) in enumerate(results.items()):
         try:
-            for entry in entries:
-                start, end = entry["segment"]
-                segments.append((float(start), float(end)))
-                scores.append(float(entry["score"]))
-                labels.append(_label_id(entry["label"], ids))
-                video.append(i)
+            rows += [(i, *_parse_entry(entry, ids)) for entry in entries]
         except (TypeError, KeyError, ValueError, OverflowError):
             raise DataError(f"{path}: video {video_id}: expected a list of {{label, score, segment}}") from None
-    table = Detections(
-        tuple(results),
-        np.array(video, np.int64),
-        np.array(segments, np.float64).reshape(-1, 2),
-        np.array(scores, np.float64),
-        np.array(labels, np.int64),
-    )
-    bad = ~(np.isfinite(table.segments).all(axis=1) & np.isfinite(table.scores))
+    video, start, end, scores, labels = np.array(rows, np.float64).reshape(-1, 5).T
+    bad = ~np.isfinite(start + end + scores)
     if bad.any():
-        where = table.video_ids[table.video[bad.argmax()]]
-        raise DataError(f"{path}: video {where}: a segment or score is not finite, expected numbers")
-    bad = (table.scores < 0) | (table.scores > 1)
+        video_id = list(results)[int(video[bad.argmax()])]
+        raise DataError(f"{path}: video {video_id}: a segment or score is not finite, expected numbers")
+    bad = (scores < 0) | (scores > 1)
     if bad.any():
-        where, score = table.video_ids[table.video[bad.argmax()]], table.scores[bad.argmax()]
+        video_id, score = list(results)[int(video[bad.argmax()])], scores[bad.argmax()]
         raise DataError(
-            f"{path}: video {where}: score {score:g}, expected 0 … 1; {bad.sum()} lie outside, rescale them"
+            f"{path}: video {video_id}: score {score:g}, expected 0 … 1; {bad.sum()} lie outside, rescale them"
         )
-    return table
+    segments = np.stack([start, end], axis=1)
+    return Detections(tuple(results), video.astype(np.int64), segments, scores.copy(), labels.astype(np.int64))
+
+
+def _parse_entry(entry: dict[str, Any], ids: dict[str, int]) -> tuple[float, float, float, int]:
+    """Parse start, end, score and label_id."""
+    start, end = entry["segment"]
+    label = entry["label"]
+    if isinstance(label, str):
+        label = ids[label] if label in ids else int(label) if label.isdecimal() else UNKNOWN_CLASS
+    return float(start), float(end), float(entry["score"]), int(label) if 0 <= label <= MAX_LABEL_ID else UNKNOWN_CLASS
 
 
 def check_overlap(path: Path, detections: Detections, videos: list[Video], class_names: dict[int, str]) -> None:
-    """Raise DataError where no video, or no label, is annotated: another data set's or split's results."""
+    """Raise DataError if no video or no label is annotated: these are results of other data."""
     if len(detections.scores) == 0:
         return
     known = {video.video_id for video in videos}
     if known.isdisjoint(detections.video_ids):
+        found_text, known_text = format_list(sorted(detections.video_ids)), format_list(sorted(known))
         raise DataError(
-            f"{path}: none of its {len(detections.video_ids)} videos is in the split "
-            f"({format_list(sorted(detections.video_ids))}; the split has {format_list(sorted(known))}); choose the annotations and "
-            "split that it belongs to"
+            f"{path}: none of its {len(detections.video_ids)} videos is in the split ({found_text}; the split has "
+            f"{known_text}); choose its own annotations and split"
         )
-    labels = np.unique(np.concatenate([np.empty(0, np.int64), *(video.labels for video in videos)]))
-    if len(labels) and not np.isin(detections.labels, labels).any():
-        named = format_list(sorted(class_names.get(int(label), str(label)) for label in labels))
-        raise DataError(f"{path}: no detection has a label of the split's annotations; they are {named}")
+    labels = {label for video in videos for label in video.labels.tolist()}
+    if labels and labels.isdisjoint(detections.labels.tolist()):
+        names = format_list(sorted(class_names.get(label, str(label)) for label in labels))
+        raise DataError(f"{path}: no detection has a label of the split's annotations; they are {names}")
 
 
 def list_mismatches(detections: Detections, videos: list[Video]) -> list[str]:
-    """What of the results cannot be right, in a line each: videos that are not in the split, named, and labels that the
-    annotations lack."""
-    known = {video.video_id for video in videos}
-    unknown = [video_id for video_id in detections.video_ids if video_id not in known]
-    rows = int(np.isin(detections.video, [i for i, v in enumerate(detections.video_ids) if v not in known]).sum())
+    """List what cannot be scored, one line each: videos that are not in the split, and unknown labels."""
+    unknown = sorted(set(detections.video_ids) - {video.video_id for video in videos})
+    rows = int(np.isin(np.array(detections.video_ids, object)[detections.video], unknown).sum()) if unknown else 0
     labels = int((detections.labels == UNKNOWN_CLASS).sum())
     notes = []
     if unknown:
         notes.append(
-            f"{len(unknown)} videos are not in the split ({format_list(sorted(unknown))}): their {rows} detections find "
+            f"{len(unknown)} videos are not in the split ({format_list(unknown)}): their {rows} detections find "
             "nothing and count as false positives in mAP, as in the official code"
         )
     if labels:
         notes.append(f"{labels} detections have a label the annotations lack; they earn nothing")
     return notes
-
-
-def _label_id(label: str | int, ids: dict[str, int]) -> int:
-    if isinstance(label, str):
-        label = ids[label] if label in ids else int(label) if label.isdecimal() else UNKNOWN_CLASS
-    return int(label) if 0 <= label <= MAX_LABEL_ID else UNKNOWN_CLASS

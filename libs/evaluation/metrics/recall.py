@@ -95,12 +95,10 @@ class RecallAtKx:
 
     def resample(self, weights: np.ndarray) -> np.ndarray:
         """Compute recall over all annotations (R, K) in each resample (R, V + 1)."""
-        videos = weights.shape[1] - 1
-        return safe_divide(
-            weights[:, :-1] @ sum_by_group(self.truth.video, self.recalled, videos),
-            weights[:, :-1] @ sum_by_group(self.truth.video, np.ones((len(self.recalled), 1)), videos),
-            0.0,
-        )
+        weights, videos = weights[:, :-1], weights.shape[1] - 1
+        found = weights @ sum_by_group(self.truth.video, self.recalled, videos)
+        total = weights @ np.bincount(self.truth.video, minlength=videos)
+        return safe_divide(found, total[:, None], 0.0)
 
     def mean_over_classes(self) -> np.ndarray:
         """Compute the mean of the classes' recalls (K,)."""

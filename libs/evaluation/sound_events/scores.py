@@ -67,7 +67,7 @@ def compute_sed_metrics(
     resamples: int = 1000,
     seed: int = 0,
 ) -> MetricResult:
-    """Compute metrics of scored segments.
+    """Compute metrics of scored segments, with scores in [0, 1].
 
     Events are where frame scores exceed the threshold. Annotated events of a class that touch or overlap are merged,
     those without length dropped. Classes without events and videos without annotations are not scored; the details
@@ -77,8 +77,7 @@ def compute_sed_metrics(
         metrics: F1S for decisions at one threshold (read_events), CURVES for those at several (read_operating_points).
 
     Raises:
-        DataError: on scores outside [0, 1], if the videos have no event, or if no detection is of an annotated video
-            and class.
+        DataError: if the videos have no event, or if no detection is of an annotated video and class.
         UserError: if the libraries are not installed.
     """
     load_library()
@@ -122,12 +121,8 @@ def _check_detections(detections: Detections, videos: list[Video], labels: np.nd
     """Count the detections that are not scored, and name their videos.
 
     Raises:
-        DataError: on scores outside [0, 1], or if nothing can be scored.
+        DataError: if nothing can be scored.
     """
-    bad = ~((detections.scores >= 0) & (detections.scores <= 1))
-    if bad.any():
-        video_id, score = detections.video_ids[detections.video[bad.argmax()]], detections.scores[bad.argmax()]
-        raise DataError(f"video {video_id}: score {score}, expected [0, 1]: metrics of sound events use thresholds")
     known = {video.video_id for video in videos}
     video = np.array([v in known for v in detections.video_ids], bool)[detections.video]
     label = np.isin(detections.labels, labels)

@@ -6,7 +6,6 @@ Shapes: V videos, C classes, F frames of a video.
 import io
 import re
 import tarfile
-import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -68,11 +67,7 @@ def read_events(path: Path, class_names: dict[int, str]) -> Detections:
     Raises:
         DataError: naming file and line.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}, expected a table of events") from None
-    return _build_detections(_parse_table(str(path), data, class_names), 1.0)
+    return _build_detections(_parse_table(str(path), path.read_bytes(), class_names), 1.0)
 
 
 def read_operating_points(path: Path, class_names: dict[int, str]) -> Detections:
@@ -106,16 +101,11 @@ def read_operating_points(path: Path, class_names: dict[int, str]) -> Detections
 
 def _read_files(path: Path) -> list[tuple[str, bytes]]:
     """Read the names and contents of the tables in a folder or tar file, without unpacking it to the disk."""
-    try:
-        if path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if file.is_file() and _is_table(file.name)]
-            return [(file.name, file.read_bytes()) for file in files]
-        with tarfile.open(path) as tar:
-            members = ((m.name, tar.extractfile(m)) for m in tar if m.isfile() and _is_table(m.name))
-            return [(name, file.read()) for name, file in members if file is not None]
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        what = getattr(error, "strerror", None) or "not a complete tar file"
-        raise DataError(f"{path}: {what}, expected a folder or tar file of event tables") from None
+    if path.is_dir():
+        return [(file.name, file.read_bytes()) for file in sorted(path.rglob("*")) if _is_table(file.name)]
+    with tarfile.open(path) as tar:
+        members = ((m.name, tar.extractfile(m)) for m in tar if m.isfile() and _is_table(m.name))
+        return [(name, file.read()) for name, file in members if file is not None]
 
 
 def _is_table(name: str) -> bool:
@@ -134,8 +124,6 @@ def _parse_table(where: str, data: bytes, class_names: dict[int, str]) -> pd.Dat
         table = pd.DataFrame()
     except UnicodeDecodeError:
         raise DataError(f"{where}: not UTF-8, expected a table of events; save it as UTF-8") from None
-    except pd.errors.ParserError as error:
-        raise DataError(f"{where}: {error}, expected a table of events") from None
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise DataError(f"{where}: column {missing[0]} is missing, expected {', '.join(COLUMNS)} by tabs or commas")

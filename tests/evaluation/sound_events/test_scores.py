@@ -199,15 +199,6 @@ def test_events_beyond_the_video_are_cut():
     assert scores.details["left_out"]["events_without_length_in_their_video"] == 2
 
 
-@pytest.mark.parametrize("score", [float("nan"), -0.1, 1.5])
-def test_scores_outside_0_1_are_refused(score):
-    videos, found = random_sed_case(0)
-    scores = found.scores.copy()
-    scores[3] = score
-    with pytest.raises(DataError, match=rf"v0: score {score}, expected \[0, 1\]"):
-        compute_sed_metrics(replace(found, scores=scores), videos, NAMES)
-
-
 def test_videos_or_detections_that_do_not_fit_are_refused():
     videos, found = random_sed_case(0)
     empty = [replace(v, segments=np.empty((0, 2)), labels=np.empty(0, np.int64)) for v in videos]

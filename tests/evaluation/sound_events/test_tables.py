@@ -1,4 +1,3 @@
-import io
 import tarfile
 
 import numpy as np
@@ -130,18 +129,3 @@ def test_read_operating_points_names_the_faulty_table(tmp_path):
     (folder / "all.tsv").write_text(HEADER)
     with pytest.raises(DataError, match=r"all.tsv: expected a name that ends in its threshold"):
         read_operating_points(folder, NAMES)
-    for name, data in (("none.tar", None), ("text.tar", b"no tar"), ("cut.tar.gz", cut_archive())):
-        path = tmp_path / name
-        if data is not None:
-            path.write_bytes(data)
-        with pytest.raises(DataError, match=f"{name}: .*expected a folder or tar file"):
-            read_operating_points(path, NAMES)
-
-
-def cut_archive():
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w:gz") as tar:
-        entry = tarfile.TarInfo("a_0.5.tsv")
-        entry.size = 20_000
-        tar.addfile(entry, io.BytesIO(np.random.default_rng(0).bytes(20_000)))
-    return file.getvalue()[:9_000]
