@@ -39,11 +39,11 @@ def check_leaks(tasks: list[TaskVideos], features: dict[str, TaskFeatures]) -> I
 def check_equal_features(data: TaskVideos, hashes: pd.DataFrame) -> Iterator[Occurrence]:
     """Find videos of one task that have equal features."""
     rows = hashes.loc[hashes["task"] == data.task.key].drop_duplicates(subset=["video_id", "modality"])
-    modalities_of = defaultdict(list)  # by the ids of videos with equal features
+    modalities_by_ids = defaultdict(list)  # key: the videos with equal features
     for (modality, _), video_ids in rows.groupby(["modality", "hash"], sort=False)["video_id"].agg(tuple).items():
-        modalities_of[video_ids].append(modality)
+        modalities_by_ids[video_ids].append(modality)
     train, test = ({video.video_id for video in data.roles[role]} for role in ("train", "test"))
-    for video_ids, modalities in modalities_of.items():
+    for video_ids, modalities in modalities_by_ids.items():
         equal, others = " and ".join(modalities), video_ids[1:]
         for name in (video_id for video_id in video_ids if video_id in test):
             if trained := [video_id for video_id in video_ids if video_id in train and video_id != name]:
