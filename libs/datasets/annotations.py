@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from libs.core.errors import DataError
+from libs.core.errors import DataError, format_list
 from libs.core.files import read_json
 from libs.core.types import Video
 
@@ -72,11 +72,9 @@ class Annotations:
 
     def list_class_names(self, num_classes: int) -> list[str]:
         """Return the class names by label_id. Raises DataError where a class has none."""
-        if nameless := [str(label) for label in range(num_classes) if label not in self.class_names]:
-            raise DataError(
-                f"{self.path}: no name for label_id {', '.join(nameless[:5])}; name all {num_classes} classes (a list "
-                '"classes"), or correct num_classes'
-            )
+        if nameless := [label for label in range(num_classes) if label not in self.class_names]:
+            remedy = f'name all {num_classes} classes in a list "classes", or correct num_classes'
+            raise DataError(f"{self.path}: no name for label_id {format_list(nameless)}; {remedy}")
         return [self.class_names[label] for label in range(num_classes)]
 
     def class_name(self, label: int) -> str:

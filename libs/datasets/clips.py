@@ -32,12 +32,9 @@ class ClipDataset(Dataset):
         self.videos = [video.remove_repeats() for video in videos] if task.drop_repeats else list(videos)
         self.source, self.task, self.seed = source, task, seed
         self.lengths = source.lengths(self.videos)  # in windows, before any resizing
-        for video in self.videos:
-            if task.dataset.default_fps is None and video.fps is None:
-                raise DataError(
-                    f"{task.dataset.json_file}: video {video.video_id} has no fps; give it one or set "
-                    f"{task.key}.dataset.default_fps"
-                )
+        if task.dataset.default_fps is None and (unknown := [v.video_id for v in self.videos if v.fps is None]):
+            remedy = f"give it one or set {task.key}.dataset.default_fps"
+            raise DataError(f"{task.dataset.json_file}: video {unknown[0]} has no fps; {remedy}")
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -63,9 +60,7 @@ class ClipDataset(Dataset):
         if config.force_upsampling and len(clip.labels):
             clip = drop_truncated(clip, len(visual), config.trunc_thresh)
             if not len(clip.labels):
-                warnings.warn(
-                    f"video {clip.video_id}: all its segments lie beyond its end; used without any", stacklevel=2
-                )
+                warnings.warn(f"video {clip.video_id}: all its segments lie beyond its end, none is used", stacklevel=2)
         return crop((clip, visual, audio), config, np.random.default_rng([self.seed, cycle, index]))
 
 

@@ -91,17 +91,12 @@ class TrainStream:
     ):
         """Raises ConfigError or DataError where the batch size does not fit the ranks or the number of videos."""
         task = dataset.task
+        key = f"{task.key}.batch_size {task.batch_size}"
         if task.batch_size % ranks:
-            raise ConfigError(
-                f"{task.key}.batch_size {task.batch_size} is for all ranks together and must be a multiple of their "
-                f"number, {ranks}"
-            )
+            raise ConfigError(f"{key} is for all ranks together and must be a multiple of their number, {ranks}")
         self.batches_per_pass = len(dataset) // task.batch_size
         if self.batches_per_pass == 0:
-            raise DataError(
-                f"{task.dataset.json_file}: {len(dataset)} training videos are less than {task.key}.batch_size "
-                f"{task.batch_size}; lower it"
-            )
+            raise DataError(f"{task.dataset.json_file}: {len(dataset)} training videos are less than {key}; lower it")
         self.num_batches_seen = 0  # a resumed run sets it before the first batch
         self._dataset, self._config, self._rank, self._ranks = dataset, config, rank, ranks
         self._device = torch.device(device)

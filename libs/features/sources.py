@@ -74,10 +74,8 @@ class _FeatureFiles:
 
     def _check_missing(self, missing: list[str], total: int, kind: str) -> None:
         if missing:
-            names = format_list(missing)
-            raise DataError(
-                f"{self.path}: {len(missing)} of {total} {kind} missing: {names}; add them or correct feat_folder"
-            )
+            message = f"{len(missing)} of {total} {kind} missing: {format_list(missing)}"
+            raise DataError(f"{self.path}: {message}; add them or correct feat_folder")
 
 
 class NpyFolder(_FeatureFiles):
@@ -87,10 +85,7 @@ class NpyFolder(_FeatureFiles):
         super().__init__(folder, dims)
         self.prefix, self.suffixes = prefix, suffixes  # suffixes of visual and audio files
         if not folder.is_dir():
-            raise DataError(
-                f"{folder}: no such feature folder; put the .npy files there, or set feat_folder to a folder, a pack "
-                "(.h5) or the word planted"
-            )
+            raise DataError(f"{folder}: no such feature folder; set feat_folder to a folder, a pack (.h5) or planted")
 
     @classmethod
     def from_config(cls, config: DatasetConfig, dims: tuple[int, int]) -> "NpyFolder":
@@ -193,10 +188,8 @@ def packed_arrays(pack: h5py.File, modality: str) -> Mapping[str, h5py.Dataset]:
 def check_shape(where: str, shape: tuple[int, ...], dim: int) -> None:
     """Raise DataError unless the shape is (T, dim) with T at least 1."""
     if len(shape) != 2 or shape[0] == 0 or shape[1] != dim:
-        raise DataError(
-            f"{where}: shape {shape}, expected (T, {dim}); set model.input_dim_visual and model.input_dim_audio to the "
-            "features' widths"
-        )
+        widths = "model.input_dim_visual and model.input_dim_audio"
+        raise DataError(f"{where}: shape {shape}, expected (T, {dim}); set {widths} to the features' widths")
 
 
 def common_length(where: str, lengths: dict[str, int]) -> int:
