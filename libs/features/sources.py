@@ -59,9 +59,8 @@ class _FeatureFiles:
     def read(self, video_id: str) -> Features:
         """Read the features of one video, both modalities cut to the shorter one."""
         length = self.read_length(video_id)
-        return Features.from_arrays(
-            {modality: self.read_rows(modality, video_id, length) for modality in self.dims}, length
-        )
+        arrays = {modality: self.read_rows(modality, video_id, length) for modality in self.dims}
+        return Features.from_arrays(arrays, length)
 
     def read_length(self, video_id: str) -> int:
         """Return T of one video. Raises DataError where features are missing or do not fit."""

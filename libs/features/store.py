@@ -207,7 +207,7 @@ def open_pack_writer(path: Path, attributes: Mapping, made_of: str | None = None
         path: of the unfinished file; the caller renames it when everything has been added.
         attributes: the pack's attributes.
         made_of: what the features come from. An interrupted pack of the same is continued; one of something else, or a
-            damaged one, is begun again. None continues any pack.
+            damaged one, is overwritten. None continues any pack.
 
     Raises:
         DataError: the file cannot be written, is in use, or turns out to be damaged.

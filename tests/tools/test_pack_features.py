@@ -44,7 +44,7 @@ def test_pack_features_after_ctrl_c_continues(tiny, run_script, monkeypatch):
 
 
 def test_pack_features_killed_continues(tiny, run_script):
-    """A killed process leaves a part that is continued or begun again; the pack is complete in both cases."""
+    """A killed process leaves a part that is continued or overwritten; the pack is complete in both cases."""
     code = (
         "import os, runpy, sys\n"
         "from libs.features import store\n"
@@ -96,14 +96,14 @@ def test_pack_features_second_process_changes_nothing(tiny, run_script):
         assert_user_error(status, err, f"{part}: another process is packing here")
         assert part.read_bytes() == before
         other.communicate(b"\n")
-    # That part was not made of these features, so it is begun again.
+    # That part was not made of these features, so it is overwritten.
     assert run(run_script, tiny)[0] == 0
     with h5py.File(tiny / "pack.h5") as packed:
         assert len(packed["visual"]) == 25
         assert "x" not in packed["visual"]
 
 
-def test_pack_features_damaged_part_is_begun_again_or_named(tiny, run_script, monkeypatch):
+def test_pack_features_damaged_part_is_overwritten_or_named(tiny, run_script, monkeypatch):
     part = tiny / "pack.h5.part"
     part.write_bytes(b"no HDF5")
     assert run(run_script, tiny)[0] == 0
