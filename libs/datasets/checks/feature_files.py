@@ -1,4 +1,4 @@
-"""Checks of feature files. Every number is read.
+"""Checks of feature files, which read every number.
 
 Shapes: T windows, D the width of a modality.
 """
@@ -54,8 +54,8 @@ def check_features(data: TaskVideos, source: NpyFolder | Hdf5Pack, jobs: int) ->
     """Read all features of a task's videos with `jobs` threads and show the progress."""
     videos = [video for videos in data.splits.values() for video in videos]
     parallel = Parallel(jobs, prefer="threads", return_as="generator")
-    results = parallel(delayed(inspect_video)(source, video, data.task.dataset) for video in videos)
-    results = cast(Iterable[VideoFeatures], results)
+    calls = (delayed(inspect_video)(source, video, data.task.dataset) for video in videos)
+    results = cast(Iterable[VideoFeatures], parallel(calls))
     bar = tqdm(results, f"{data.task.key}: reading features", len(videos), leave=False, unit="video", disable=None)
     features = TaskFeatures()
     ranges: dict[tuple[str, str], np.ndarray] = {}
