@@ -46,7 +46,7 @@ def covered(values, samples, truth):
 
 
 def test_interval_of_a_mean_covers_it():
-    """2,000 simulations of 200 videos with one number each, whose expected value is known."""
+    """2,000 simulations of 200 videos with one number each and a known expected value."""
     rng = np.random.default_rng(0)
     numbers = rng.beta(2, 5, (2000, 200))
     weights = resample_weights(200, 300, 1)[:, :-1] / 200
@@ -54,7 +54,6 @@ def test_interval_of_a_mean_covers_it():
     assert covered(samples[:, 0], samples[:, 1:], 2 / 7) == pytest.approx(NOMINAL, abs=TOLERANCE)
 
 
-@pytest.mark.slow
 def test_interval_of_recall_and_map_covers_them():
     """500 simulated test sets; the truth is the mean over test sets of this size.
 
@@ -79,7 +78,6 @@ def test_interval_of_recall_and_map_covers_them():
     assert rates["mAP percentile"] < NOMINAL - TOLERANCE, rates  # so the simpler interval would not do
 
 
-@pytest.mark.slow
 def test_p_value_of_equal_systems_is_uniform():
     """300 pairs of equally good systems; no difference; and a large one."""
     p = []

@@ -68,14 +68,14 @@ class GroundTruth:
 class Matches:
     """Which detections hit which annotations: all that AP depends on.
 
-    A cell is a class at a threshold, number class·K + threshold.
+    Cell class·K + threshold is a class at a threshold.
 
     Attributes:
-        labels, gt_class: (C,) label_ids of the ground truth, and (G,) the index in them.
-        rows: (N,) detections of these classes, sorted by class, then by falling score.
-        column, video: (N,) class index and video index of `rows`; video -1 if it is not annotated.
-        hit, taken: (H,) positions in `rows` and the annotations they hit, sorted by cell, then by falling score.
-        cell_starts: (C·K + 1,) where each cell begins in `hit`.
+        labels, gt_class: (C,) label_ids, and (G,) the index in them.
+        rows: (N,) detections of these classes, by class and falling score.
+        column, video: (N,) class and video index of `rows`; video -1 if not annotated.
+        hit, taken: (H,) positions in `rows` and the annotations they hit, by cell and falling score.
+        cell_starts: (C·K + 1,) start of each cell in `hit`.
     """
 
     tious: tuple[float, ...]

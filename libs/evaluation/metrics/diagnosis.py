@@ -1,15 +1,8 @@
 """Error diagnosis after DETAD (Alwassel et al., Diagnosing Error in Temporal Action Detectors, 2018).
 
-At one tIoU α every detection has exactly one kind. A true positive is what AP counts as a hit. Any other detection is
-compared with the annotation of its video, of any class, that it overlaps most (of equal overlaps, one of its own
-class):
-
-    overlap          own class         other class
-    α or more        double detection  wrong label
-    0.1 to α         localization      confusion
-    less             background        background
-
-Detections in videos without annotations are background.
+At one tIoU α every detection has exactly one kind: true positive, if it is a hit of AP, or one of five errors, by its
+overlap with the annotation of its video that it overlaps most (of equal overlaps, one of its own class). The table is
+in docs/evaluation.md. Detections in videos without annotations are background.
 
 Shapes: N detections, G annotations, V videos, R resamples, C classes, H hits.
 """
@@ -136,7 +129,7 @@ class Diagnosis:
 
         def compute(rows: np.ndarray) -> np.ndarray:
             weight = rows[:, matches.video[matches.hit]]
-            found = cells.cumulative(weight)
+            found = cells.accumulate(weight)
             counts = np.diff(cumulate_weights(rows, video)[:, bounds], axis=1)
             table = counts.reshape(len(rows), -1, len(KINDS)).cumsum(axis=1)
             by_kind = table[:, end] - table[:, start]  # (R, H, kinds)
@@ -144,10 +137,10 @@ class Diagnosis:
             missed = count_by_group(rows, missed_video, missed_class, classes)
             more = missed[:, column]
             # Of the copies of a hit the last still has the highest precision, also after added detections.
-            areas = [cells.area(weight, found, total)]
-            areas += [cells.area(weight, found, total - by_kind[:, :, error]) for error in range(1, len(KINDS))]
-            areas += [missed + cells.area(weight, found + more, total + more)]
-            areas += [missed + cells.area(weight, found, found)]
+            areas = [cells.compute_area(weight, found, total)]
+            areas += [cells.compute_area(weight, found, total - by_kind[:, :, error]) for error in range(1, len(KINDS))]
+            areas += [missed + cells.compute_area(weight, found + more, total + more)]
+            areas += [missed + cells.compute_area(weight, found, found)]
             ap = safe_divide(np.stack(areas, axis=2), count_positives(matches, rows)[:, :, None], np.nan)
             return mean_over_classes(ap)
 
@@ -197,10 +190,10 @@ class Diagnosis:
         column = matches.column[matches.hit]
         cells = SegmentedCumsum(column, classes)
         weight = chosen[matches.taken].astype(np.int64)[None]
-        false = matches.hit + 1 - matches.class_starts[column] - cells.cumulative(np.ones_like(weight))
+        false = matches.hit + 1 - matches.class_starts[column] - cells.accumulate(np.ones_like(weight))
         mean = len(matches.gt_class) / max(classes, 1)
-        found = cells.cumulative(weight) * mean / np.maximum(positives[column], 1)
-        ap = safe_divide(cells.area(weight, found, found + false), positives, np.nan)
+        found = cells.accumulate(weight) * mean / np.maximum(positives[column], 1)
+        ap = safe_divide(cells.compute_area(weight, found, found + false), positives, np.nan)
         return float(mean_over_classes(ap)[0]) if positives.any() else float("nan")
 
     def group_annotations(self) -> dict[str, list[AnnotationGroup]]:

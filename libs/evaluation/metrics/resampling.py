@@ -33,7 +33,7 @@ def resample_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
         before = cumulate_weights(rows, matches.video)
         predictions = before[:, matches.hit + 1] - before[:, first]
         weight = rows[:, video]
-        area = cumsum.area(weight, cumsum.cumulative(weight), predictions)
+        area = cumsum.compute_area(weight, cumsum.accumulate(weight), predictions)
         return safe_divide(area.reshape(len(rows), *shape), count_positives(matches, rows)[:, :, None], np.nan)
 
     return map_chunks(compute, weights, 4 * max(len(matches.rows), 2 * len(matches.hit)))
@@ -67,12 +67,12 @@ class SegmentedCumsum:
         self.used, self.starts = np.unique(cell, return_index=True)
         self.place = np.searchsorted(self.used, cell)  # (H,) index in `used`
 
-    def cumulative(self, weight: np.ndarray) -> np.ndarray:
+    def accumulate(self, weight: np.ndarray) -> np.ndarray:
         """Sum weights (R, H) from the start of the cell up to and including each hit."""
         total = np.cumsum(weight, axis=1, dtype=np.int32)
         return total - (total[:, self.starts] - weight[:, self.starts])[:, self.place]
 
-    def area(self, weight: np.ndarray, found: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    def compute_area(self, weight: np.ndarray, found: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         """Compute (R, count): AP before it is divided by the number of positives.
 
         Args:

@@ -1,13 +1,8 @@
 """Metrics of sound event detection (SED): F1 by event, by segment and by intersection, and PSDS.
 
-Names: {event,segment,intersection}_f1_{macro,micro} hold at a threshold. ..._f1_macro_best holds at each class's best
-threshold on these videos, which no system can know: it shows what better thresholds could give. psds1 and psds2 need
-no threshold. Macro means are over the classes that have events.
-
-sed_scores_eval (Ebbers et al., "Threshold-Independent Evaluation of Sound Event Detection Scores", ICASSP 2022), the
-library of DCASE task 4, counts true and false positives at every threshold in each video. The metrics and their
-bootstrap intervals are computed from these counts. sed_eval (Mesaros et al., 2016) and psds_eval (Bilen et al., 2020)
-give the same numbers (tests/evaluation/sound_events).
+sed_scores_eval (Ebbers et al., ICASSP 2022), the library of DCASE task 4, counts true and false positives at every
+threshold in each video. Metrics and bootstrap intervals are computed from these counts. sed_eval and psds_eval give the
+same numbers (tests/evaluation/sound_events). docs/evaluation.md describes each number.
 
 Shapes: V videos, C classes with events, R resamples, E changes of a class's counts, U different scores.
 """
@@ -69,9 +64,8 @@ def compute_sed_metrics(
 ) -> MetricResult:
     """Compute metrics of scored segments, with scores in [0, 1].
 
-    Events are where frame scores exceed the threshold. Annotated events of a class that touch or overlap are merged,
-    those without length dropped. Classes without events and videos without annotations are not scored; the details
-    count them.
+    Events are where frame scores exceed the threshold. Videos without annotations and classes without events are not
+    scored; the details count them.
 
     Args:
         metrics: F1S for decisions at one threshold (read_events), CURVES for those at several (read_operating_points).
@@ -152,13 +146,13 @@ def compute_f1(
     tps = weights @ np.stack([np.bincount(c.video[a], c.tps[a], videos) for c, a in above], axis=1)  # (R, C)
     fps = weights @ np.stack([np.bincount(c.video[a], c.fps[a], videos) for c, a in above], axis=1)
     total = weights @ positives
-    f1 = np.where(total > 0, _f1(tps, fps, total), 0.0)
+    f1 = np.where(total > 0, _f1_from_counts(tps, fps, total), 0.0)
     macro = safe_divide(f1.sum(axis=1), (total > 0).sum(axis=1), np.nan)
-    micro = np.where(total.any(axis=1), _f1(tps.sum(axis=1), fps.sum(axis=1), total.sum(axis=1)), np.nan)
+    micro = np.where(total.any(axis=1), _f1_from_counts(tps.sum(axis=1), fps.sum(axis=1), total.sum(axis=1)), np.nan)
     return macro, micro, f1[0]
 
 
-def _f1(tps: np.ndarray, fps: np.ndarray, positives: np.ndarray | int) -> np.ndarray:
+def _f1_from_counts(tps: np.ndarray, fps: np.ndarray, positives: np.ndarray | int) -> np.ndarray:
     """Compute F1 from precision and recall in the libraries' order of operations, for equal last digits."""
     precision = tps / np.maximum(tps + fps, 1)
     recall = tps / np.maximum(positives, 1)
@@ -168,7 +162,7 @@ def _f1(tps: np.ndarray, fps: np.ndarray, positives: np.ndarray | int) -> np.nda
 def find_best_threshold(counts: ClassCounts, positives: int) -> float:
     """Find the highest threshold with the highest F1, halfway between two scores; 1 if F1 is always 0."""
     tps, fps = np.cumsum(counts.tps)[counts.last], np.cumsum(counts.fps)[counts.last]
-    f1 = _f1(tps, fps, positives)
+    f1 = _f1_from_counts(tps, fps, positives)
     if not f1.any():
         return 1.0
     best = int(f1.argmax())

@@ -28,8 +28,8 @@ def compute_frame_scores(
     """Convert scored segments to frame scores without gaps.
 
     A frame lies between two neighbouring ends of the video's detections. A class's score in it is the highest of the
-    detections that cover it, 0 if there is none. So the events above a threshold are the unions of the segments above
-    it. Segments are cut to the video plus OVERHANG_S; detections of other videos and classes are ignored.
+    detections that cover it, or 0, so events above a threshold are unions of segments above it. Segments are cut to the
+    video plus OVERHANG_S; other videos and classes are ignored.
 
     Args:
         labels: (C,) sorted label_ids.
@@ -138,7 +138,10 @@ def _parse_table(where: str, data: bytes, class_names: dict[int, str]) -> pd.Dat
         if not (onset or offset or label):
             rows.append((_strip_sound_suffix(name), np.nan, np.nan, np.nan))
             continue
-        start, end = _parse_seconds(onset), _parse_seconds(offset)
+        try:
+            start, end = float(onset), float(offset)
+        except ValueError:
+            start = end = np.nan
         if not 0 <= start <= end < np.inf:
             raise DataError(
                 f"{where}: line {line}: from {onset!r} to {offset!r}, expected 0 <= onset <= offset in seconds"
@@ -148,13 +151,6 @@ def _parse_table(where: str, data: bytes, class_names: dict[int, str]) -> pd.Dat
             raise DataError(f"{where}: line {line}: class {label!r} is not among the annotations': {known}")
         rows.append((_strip_sound_suffix(name), start, end, labels[label]))
     return pd.DataFrame(rows, columns=["video", "onset", "offset", "label"])
-
-
-def _parse_seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
 
 
 def _strip_sound_suffix(name: str) -> str:

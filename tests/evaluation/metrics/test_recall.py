@@ -24,9 +24,9 @@ def test_recall_at_kx_equals_plain_recall(seed, k):
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
+@pytest.mark.parametrize("many", [False, True], ids=["under_100", "over_100"])
 def test_proposal_recall_equals_plain_average_recall(seed, many):
-    """Also with more than 100 proposals a video, so that some are never looked at."""
+    """Also with more than 100 proposals per video, so that some are never used."""
     videos, found = random_case(seed)
     if many:
         found = Detections.concat([found, *(random_case(100 + 10 * seed + i)[1] for i in range(5))])

@@ -112,7 +112,7 @@ def test_resampled_scores_equal_scores_of_written_out_videos(seed):
                 parts.append(Detections((f"{i}/{k}",), np.zeros(own.sum(), np.int64), *rows))
         expected = get_values(compute_sed_metrics(Detections.concat(parts), copies, NAMES, resamples=0))
         for name, value in expected.items():
-            if not name.endswith("best"):  # whose thresholds are those of all videos
+            if not name.endswith("best"):  # their thresholds are those of all videos
                 assert scores.samples[name][row] == pytest.approx(value, abs=1e-12), name
 
 
@@ -125,8 +125,8 @@ def test_resample_psds_of_all_videos_equals_the_library(metric):
         deltas, _ = count_changes(metric, frames, reference)
         counts = collect_counts(deltas, reference)
         once = resample_psds(metric, counts, reference, np.ones((1, len(videos)), np.int32))
-        value, of_classes = compute_psds(metric, deltas, reference)
-        assert 0.01 < value < of_classes.mean() < 0.99
+        value, by_class = compute_psds(metric, deltas, reference)
+        assert 0.01 < value < by_class.mean() < 0.99
         assert once[0] == pytest.approx(value, abs=1e-12)
 
 
@@ -280,7 +280,6 @@ def test_dcase_baseline_has_its_official_psds(desed):
     assert values["psds2"] == pytest.approx(official["psds_scenario2"]["value"], abs=5e-6)
 
 
-@pytest.mark.slow
 @NEEDS_SHARED
 def test_dcase_baseline_as_scored_segments_equals_sed_eval(desed):
     """The same system as a results file, on every fourth clip."""
