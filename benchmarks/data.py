@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.case import BenchmarkCase, BenchmarkSettings, Builders, Variant
 from benchmarks.error_measures import relative_error
-from benchmarks.plain.training import PlainTargets, dense_offsets, point_targets
+from benchmarks.plain.training import PlainTargets, dense_offsets, plain_targets
 from libs.core.config import Config, TaskSpec
 from libs.core.types import MODALITIES, Batch, Clip, Targets, Video
 from libs.datasets.annotations import Annotations
@@ -73,12 +73,8 @@ def list_cases(settings: BenchmarkSettings) -> Builders:
 def build_targets_case(settings: BenchmarkSettings, task: TaskSpec) -> BenchmarkCase:
     batch = random_batch(settings.config, task, task.batch_size, settings.device, cropped=True)
     points = make_points(settings.config.model, batch.mask.shape[1])[0].to(settings.device)
-    rows, classes, aware = points.tolist(), task.dataset.num_classes, task.dataset.class_aware
-    events = [(clip.segments.tolist(), clip.labels.tolist()) for clip in batch.clips]
-
-    def plain() -> PlainTargets:
-        columns = zip(*(point_targets(rows, *event, classes, aware) for event in events), strict=True)
-        return PlainTargets(*(torch.from_numpy(np.stack(column)) for column in columns))
+    classes, aware = task.dataset.num_classes, task.dataset.class_aware
+    plain = partial(plain_targets, points.tolist(), batch, classes, aware)
 
     def compute_error(expected: PlainTargets, found: Targets) -> float:
         offsets = dense_offsets(found, expected.offsets.shape[2])

@@ -23,8 +23,7 @@ from libs.core.configfile import load_config
 from libs.features.windows import FRAME_RATE_HZ, STRIDES, WindowBatch
 from libs.inference.localizer import Localizer
 from libs.media.container import import_av
-from libs.media.encoders.base import Encoder
-from libs.media.encoders.build import build_encoder
+from libs.media.encoders.builtin import BuiltinEncoder
 from libs.media.extract import ExtractedFeatures, extract_features
 from libs.media.probe import probe
 from libs.media.writing import RATE_HZ, write_media
@@ -81,24 +80,18 @@ def repeat_video(source: Path, target: Path, seconds: float) -> None:
                 out.mux(packet)
 
 
-class WindowByWindowEncoder:
+class WindowByWindowEncoder(BuiltinEncoder):
     """The plain baseline: an encoder that computes each of the overlapping windows by itself."""
 
-    def __init__(self, encoder: Encoder):
-        self.encoder, self.name, self.short_side = encoder, encoder.name, encoder.short_side
-        self.visual_dim, self.audio_dim, self.text_dim = encoder.visual_dim, encoder.audio_dim, encoder.text_dim
-
     def encode_frames(self, batch: WindowBatch) -> np.ndarray:
-        return np.concatenate([self.encoder.encode_frames(window) for window in self._split(batch)])
+        return np.concatenate([super(WindowByWindowEncoder, self).encode_frames(window) for window in _split(batch)])
 
     def encode_audio(self, batch: WindowBatch) -> np.ndarray:
-        return np.concatenate([self.encoder.encode_audio(window) for window in self._split(batch)])
+        return np.concatenate([super(WindowByWindowEncoder, self).encode_audio(window) for window in _split(batch)])
 
-    def encode_text(self, sentences: list[str]) -> np.ndarray:
-        return self.encoder.encode_text(sentences)
 
-    def _split(self, batch: WindowBatch) -> list[WindowBatch]:
-        return [WindowBatch(window, batch.length, batch.hop) for window in batch.windows]
+def _split(batch: WindowBatch) -> list[WindowBatch]:
+    return [WindowBatch(window, batch.length, batch.hop) for window in batch.windows]
 
 
 def build_speed_case(settings: BenchmarkSettings) -> BenchmarkCase:
@@ -107,7 +100,7 @@ def build_speed_case(settings: BenchmarkSettings) -> BenchmarkCase:
     width, height = settings.media_size
     write_source(source, (width, height))
     repeat_video(source, video, settings.media_seconds)
-    encoder = build_encoder("builtin")
+    encoder = BuiltinEncoder()
 
     def compute_error(expected: ExtractedFeatures, found: ExtractedFeatures) -> float:
         pairs = (expected.visual, found.visual), (expected.audio, found.audio)
@@ -116,7 +109,7 @@ def build_speed_case(settings: BenchmarkSettings) -> BenchmarkCase:
     return BenchmarkCase(
         f"builtin features of H.264/AAC, {width}x{height}, decoding included",
         "x real time",
-        partial(extract_features, video, WindowByWindowEncoder(encoder), STRIDES[0]),
+        partial(extract_features, video, WindowByWindowEncoder(), STRIDES[0]),
         [Variant("builtin", partial(extract_features, video, encoder, STRIDES[0]), compute_error, 1e-3)],
         items=probe(video).duration,
         more_is_better=True,
@@ -159,7 +152,7 @@ def localize_long_video(settings: BenchmarkSettings, minutes: float) -> dict[str
 
 def localize(video: Path, device: str) -> dict[str, float]:
     """Localize events in a video and save its visual features. Returns seconds and peak memory."""
-    config, encoder = load_config(CONFIG), build_encoder("builtin")
+    config, encoder = load_config(CONFIG), BuiltinEncoder()
     torch.manual_seed(0)
     model, tasks = UniAV.from_config(config), list(config.tasks.values())
     for task in tasks:

@@ -1,6 +1,8 @@
-"""Peak memory of training, each variant in its own process: `python -m benchmarks.memory CONFIG DEVICE VARIANT`."""
+"""Peak memory of training, each variant in its own process: `python -m benchmarks.memory CONFIG DEVICE VARIANT`.
 
-import argparse
+VARIANT is "plain", or the fields of RunOptions as JSON.
+"""
+
 import json
 import subprocess
 import sys
@@ -11,15 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.case import (
-    TOLERANCES,
-    BenchmarkCase,
-    BenchmarkSettings,
-    Builders,
-    Measurement,
-    RunOptions,
-    Variant,
-)
+from benchmarks.case import TOLERANCES, BenchmarkCase, BenchmarkSettings, Builders, Measurement, RunOptions, Variant
 from benchmarks.data import random_batch
 from benchmarks.error_measures import relative_error
 from benchmarks.machine import ROOT
@@ -92,16 +86,8 @@ def measure_peak_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("device", metavar="DEVICE")
-    parser.add_argument("variant", metavar="VARIANT", help="plain, or the fields of RunOptions as JSON")
-    args = parser.parse_args()
-    torch.backends.cudnn.allow_tf32 = False  # as in benchmarks.__main__
-    options = None if args.variant == "plain" else RunOptions(*json.loads(args.variant))
-    print(json.dumps(train(BenchmarkSettings(load_config(args.config, []), torch.device(args.device)), options)))
-
-
 if __name__ == "__main__":
-    main()
+    config_file, device_name, variant_name = sys.argv[1:]
+    torch.backends.cudnn.allow_tf32 = False  # as in benchmarks.__main__
+    options = None if variant_name == "plain" else RunOptions(*json.loads(variant_name))
+    print(json.dumps(train(BenchmarkSettings(load_config(config_file, []), torch.device(device_name)), options)))

@@ -29,7 +29,8 @@ class PlainTraining:
 
     def compute_losses(self, task: TaskSpec, batch: Batch) -> Losses:
         prediction = plain_forward(self.model, batch, task.key)
-        targets = plain_targets(prediction, batch, task.dataset.class_aware)
+        spec = task.dataset
+        targets = plain_targets(prediction.points.tolist(), batch, spec.num_classes, spec.class_aware)
         positive = (targets.classes.sum(dim=2) > 0) & prediction.mask
         momentum, count = self.config.opt.loss_normalizer_momentum, max(int(positive.sum()), 1)
         self.normalizer[task.key] = momentum * self.normalizer[task.key] + (1 - momentum) * count
@@ -68,16 +69,11 @@ def dense_offsets(targets: Targets, pairs: int) -> Tensor:
     return dense
 
 
-def plain_targets(prediction: Prediction, batch: Batch, class_aware: bool) -> PlainTargets:
-    """Compute a batch's targets clip by clip."""
-    points, num_classes = prediction.points.tolist(), prediction.logits.shape[2]
-    columns = []
-    for segments, labels in zip(batch.segments.tolist(), batch.labels.tolist(), strict=True):
-        real = [i for i, label in enumerate(labels) if label >= 0]
-        events = [segments[i] for i in real], [labels[i] for i in real]
-        columns.append(point_targets(points, *events, num_classes, class_aware))
-    classes, offsets = (torch.from_numpy(np.stack(column)).float() for column in zip(*columns, strict=True))
-    return PlainTargets(classes.to(prediction.logits.device), offsets.to(prediction.logits.device))
+def plain_targets(points: list[list[float]], batch: Batch, num_classes: int, class_aware: bool) -> PlainTargets:
+    """Compute a batch's targets clip by clip; the empty segments that pad a clip contain no point."""
+    events = zip(batch.segments.tolist(), batch.labels.tolist(), strict=True)
+    columns = zip(*(point_targets(points, *event, num_classes, class_aware) for event in events), strict=True)
+    return PlainTargets(*(torch.from_numpy(np.stack(column)).float().to(batch.mask.device) for column in columns))
 
 
 def point_targets(
