@@ -26,10 +26,12 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Annotations:
-    """The videos of a file, in its order, and its class names by label_id.
+    """The videos of a file, in its order, and its class names.
 
-    named: all (name, label_id) in annotations and class list. alphabetical: the file has no ids, so they follow the
-    names' alphabetical order.
+    Attributes:
+        class_names: by label_id.
+        named: every (name, label_id) in the annotations and the class list.
+        alphabetical: whether the file has no ids, so that they follow the alphabetical order of the names.
     """
 
     path: Path

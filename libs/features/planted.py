@@ -31,7 +31,11 @@ class PlantedEvent(NamedTuple):
 
 
 class PlantedSource:
-    """A feature source that needs no files. `signals` (C, D) per modality is what an event adds."""
+    """A feature source that needs no files.
+
+    Attributes:
+        signals: by modality, (C, D): what an event of each class adds to the noise.
+    """
 
     def __init__(self, task: TaskSpec, prompts: np.ndarray, dims: tuple[int, int]):
         """Build the projections.

@@ -28,8 +28,12 @@ ROUNDING_S = 1e-3  # containers round times to a millisecond; a frame cut by les
 class WindowBatch:
     """N overlapping windows over one piece of a stream; what they share is stored and computed once.
 
-    data (L, ...) is the piece: frames (L, H, W, 3) uint8 RGB at 16 frames/s, or sound (L,) float32 in [-1, 1] at
-    16 kHz. Window n is data[n·hop : n·hop + length].
+    Window n is data[n·hop : n·hop + length].
+
+    Attributes:
+        data: frames (L, H, W, 3) uint8 RGB at 16 frames/s, or sound (L,) float32 in [-1, 1] at 16 kHz.
+        length: rows in a window.
+        hop: rows between the starts of two windows.
     """
 
     data: np.ndarray
