@@ -50,7 +50,8 @@ def test_eval_batches_contain_every_video_once(tiny, ranks):
     assert len(shapes) > 1
 
 
-def test_train_stream_error_in_a_loader_process_is_one_line(tiny):
+def test_train_stream_error_in_a_loader_process_is_one_line(tiny, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # waited for when the loader ends
     config, task, annotations = open_tiny_task(tiny)
     config = config.model_copy(update={"loader": config.loader.model_copy(update={"num_workers": 1})})
     dataset = build_dataset(annotations.select_splits(task.train_split), task, config)
