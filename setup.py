@@ -10,12 +10,7 @@ from setuptools import setup
 CSRC = "libs/ops/csrc"
 CPU, CUDA = "libs.ops._nms_cpu", "libs.ops._nms_cuda"
 # T4, A100 and H100/H200, and PTX that later cards compile themselves.
-CUDA_ARCHITECTURES = (
-    "compute_75,code=sm_75",
-    "compute_80,code=sm_80",
-    "compute_90,code=sm_90",
-    "compute_90,code=compute_90",
-)
+CUDA_CODES = [f"compute_{x},code=sm_{x}" for x in (75, 80, 90)] + ["compute_90,code=compute_90"]
 
 
 def join_lines(message: object) -> str:
@@ -57,7 +52,7 @@ def list_extensions() -> dict:
             skipped[CUDA] = reason
         else:
             # Without fused multiply-add, results are rounded as on CPUs.
-            nvcc = ["-O3", "--fmad=false", *(f"-gencode=arch={a}" for a in CUDA_ARCHITECTURES)]
+            nvcc = ["-O3", "--fmad=false", *(f"-gencode=arch={code}" for code in CUDA_CODES)]
             sources = [f"{CSRC}/nms_cuda.cu", f"{CSRC}/nms_cuda_binding.cpp"]
             arguments = {"cxx": ["-O3"], "nvcc": nvcc}
             modules.append(CUDAExtension(CUDA, sources, extra_compile_args=arguments, **common))

@@ -65,11 +65,8 @@ def _tuple_or(parse: Callable[[str], tuple]) -> BeforeValidator:
     return BeforeValidator(lambda v: parse(v) if isinstance(v, str) else tuple(v) if isinstance(v, list) else v)
 
 
-def _lower(splits: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(split.lower() for split in splits)
-
-
-Splits = Annotated[tuple[str, ...], _tuple_or(lambda name: (name,)), AfterValidator(_lower), Field(min_length=1)]
+Split = Annotated[str, AfterValidator(str.lower)]
+Splits = Annotated[tuple[Split, ...], _tuple_or(lambda name: (name,)), Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Tious = Annotated[tuple[Fraction, ...], _tuple_or(parse_tious), Field(min_length=1)]
 Modality = Literal["visual", "audio"]
@@ -108,15 +105,11 @@ class DatasetConfig(Section):
     num_frames: int = Field(16, gt=0, description="frames in a window")
     default_fps: float | None = Field(16, gt=0, description="frames per second of the features; null: as annotated")
     train_classes: tuple[int | str, ...] | None = Field(
-        None,
-        min_length=1,
-        description="ids or names of the classes to train on; the others are held out and are found through their "
-        "prompts alone; null: all classes",
+        None, min_length=1, description="ids or names of classes to train on; prompts alone find the others; null: all"
     )
     trunc_thresh: Fraction = Field(0.5, description="smallest fraction of a segment that a crop must keep")
     crop_ratio: tuple[Fraction, Fraction] | None = Field(
-        (0.9, 1.0),
-        description="range of the fraction of a clip that training crops; null: only clips that are too long",
+        (0.9, 1.0), description="range of the part of a clip that training crops; null: only clips that are too long"
     )
     num_classes: int = Field(gt=0, description="number of classes")
     max_seq_len: int = Field(gt=0, description="longest training clip, in windows")
@@ -189,9 +182,7 @@ class TaskSpec(Section):
     test_cfg: TaskTestConfig = TaskTestConfig.model_validate({})
     batch_size: int = Field(16, gt=0, description="videos per step, over all ranks")
     learning_rate: float = Field(
-        1e-3,
-        gt=0,
-        description="peak learning rate; the optimizer has the lowest of the chosen tasks, the others scale their loss",
+        1e-3, gt=0, description="peak; the optimizer has the lowest of the chosen tasks, the others scale their loss"
     )
     epochs: int = Field(5, gt=0, description="passes over the task's training videos during opt.num_train_epochs")
 
@@ -245,18 +236,15 @@ class ModelConfig(Section):
         None, gt=0, description="keys around a query that it attends to, in points of its level, odd; null: all"
     )
     expert_levels: tuple[int, ...] | None = Field(
-        None,
-        description="pyramid levels with an expert per task type; other levels share one. Blocks before the pyramid "
-        "belong to level 0. null: all levels",
+        None, description="pyramid levels with an expert per task type (blocks before the pyramid: level 0); null: all"
     )
     classifier: Literal["prompt", "linear"] = Field(
-        "prompt",
-        description="logits by cosine similarity with the prompts, or by a convolution per task without prompts",
+        "prompt", description="logits by cosine similarity with the prompts, or by a convolution per task"
     )
     prompts: Literal["frozen", "random", "offsets", "context"] = Field(
         "frozen",
-        description="the prompt tables as they are; random unit vectors instead; tables plus learned offsets; or the "
-        "encoder's embedding of learned vectors followed by the class name",
+        description="prompt tables as they are, random unit vectors, tables plus learned offsets, or embeddings of "
+        "learned vectors before the class name",
     )
     context_length: int = Field(4, gt=0, description="prompts: context: number of learned vectors, in tokens")
     context_dim: int = Field(512, gt=0, description="prompts: context: width of the text encoder's tokens")
@@ -379,8 +367,7 @@ class RunConfig(Section):
         "float32", description="of matrix products; with bf16, losses, norms, logits and offsets stay float32"
     )
     compile: Literal["none", "inductor", "cuda_graphs"] = Field(
-        "none",
-        description="compile the network for training with torch.compile; cuda_graphs also replays it as CUDA graphs",
+        "none", description="torch.compile of the network in training; cuda_graphs also replays it as CUDA graphs"
     )
     checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
     print_freq: int = Field(20, gt=0, description="steps between two lines of metrics.jsonl (-p)")

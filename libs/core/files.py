@@ -94,10 +94,9 @@ def read_npy_header(path: Path, content: str) -> NpyHeader:
         raise DataError(f"{path}: {problem}, expected {content}") from None
     except (ValueError, EOFError):
         raise DataError(f"{path}: not a .npy file (or a truncated one), expected {content}; write it again") from None
-    if dtype.hasobject:
-        raise DataError(f"{path}: holds pickled objects, which are never loaded; save a plain array with numpy.save")
     if dtype.kind not in "fiu":
-        raise DataError(f"{path}: holds {dtype}, expected numbers; save a float array with numpy.save")
+        found = "pickled objects, which are never loaded" if dtype.hasobject else dtype
+        raise DataError(f"{path}: holds {found}, expected numbers; save a float array with numpy.save")
     if actual < expected:
         raise DataError(f"{path}: truncated, {actual} of {expected} bytes; copy or write it again")
     return NpyHeader(shape, dtype)
