@@ -52,17 +52,17 @@ def run_all(settings, builders, out, capsys) -> None:
     assert tree["matmul_gflops"]["float32"] > 0
 
 
-def test_run_benchmarks_all_cases_in_this_process_are_measured(settings, tmp_path, capsys):
-    in_processes = ("memory", "media-time", "media-memory")
-    builders = {k: build for k, build in list_all_cases(settings).items() if not k.startswith(in_processes)}
+def test_run_benchmarks_cases_without_media_are_measured(settings, tmp_path, capsys):
+    slow = ("memory", "media")
+    builders = {name: build for name, build in list_all_cases(settings).items() if not name.startswith(slow)}
     run_all(settings, builders, tmp_path / "out.json", capsys)
     assert any("loading TAL" in note for note in json.loads((tmp_path / "out.json").read_text())["notes"])
 
 
 @pytest.mark.slow
-def test_run_benchmarks_cases_in_processes_are_measured(settings, tmp_path, capsys):
+def test_run_benchmarks_cases_of_memory_and_media_are_measured(settings, tmp_path, capsys):
     pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
-    builders = select_cases(list_all_cases(settings), ["memory", "media-time", "media-memory"])
+    builders = select_cases(list_all_cases(settings), ["memory", "media"])
     run_all(settings, builders, tmp_path / "out.json", capsys)
 
 
