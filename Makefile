@@ -19,7 +19,8 @@ install: .venv/dev
 
 .venv/core: .venv/torch setup.py pyproject.toml requirements.txt $(wildcard libs/ops/csrc/*)
 	@echo "install: core packages and the NMS extension"
-	@$(PIP) -r requirements.txt & packages=$$!; $(PIP) --no-build-isolation --no-deps -e . && wait $$packages
+	@$(PIP) -r requirements.txt & packages=$$!; \
+		$(PIP) --no-build-isolation --no-deps -e .; built=$$?; wait $$packages && exit $$built
 	@touch $@
 
 # sed_scores_eval is built without isolation, so it needs Cython first.
