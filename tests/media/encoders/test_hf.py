@@ -1,9 +1,7 @@
-"""Encoders: what builtin sees and hears, and transformers' checkpoints, tiny and random, from a folder."""
+"""Checkpoints of transformers as encoders, with tiny random weights from a folder, up to training and inference."""
 
 import json
 import shutil
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -12,151 +10,11 @@ import torch
 
 from libs.core.configfile import from_tree, load_config
 from libs.core.errors import UserError
-from libs.features.windows import WINDOW_FRAMES, WINDOW_SAMPLES, WindowBatch
 from libs.inference.localizer import Localizer
 from libs.media.encoders.build import build_encoder
 from libs.modeling.uniav import UniAV
 from tests.conftest import tiny_tree
-
-RANDOM = np.random.default_rng(0)
-
-
-def pictures(count: int, stride: int = 4, size: tuple[int, int] = (36, 64)) -> WindowBatch:
-    data = RANDOM.integers(0, 256, ((count - 1) * stride + WINDOW_FRAMES, *size, 3), dtype=np.uint8)
-    return WindowBatch(data, WINDOW_FRAMES, stride)
-
-
-def noise(count: int, stride: int = 4) -> WindowBatch:
-    hop = stride * 1000
-    data = (0.1 * RANDOM.standard_normal((count - 1) * hop + WINDOW_SAMPLES)).astype(np.float32)
-    return WindowBatch(data, WINDOW_SAMPLES, hop)
-
-
-def each(batch: WindowBatch) -> list[WindowBatch]:
-    return [WindowBatch(window, batch.length, batch.hop) for window in batch.windows]
-
-
-def tone(hz: float) -> WindowBatch:
-    sound = 0.3 * np.sin(2 * np.pi * hz * np.arange(WINDOW_SAMPLES) / 16000)
-    return WindowBatch(sound.astype(np.float32), WINDOW_SAMPLES, WINDOW_SAMPLES)
-
-
-class TestBuiltin:
-    encoder = build_encoder("builtin")
-
-    @pytest.mark.parametrize("stride", [4, 8])
-    def test_a_window_is_a_window_whatever_lies_beside_it(self, stride):
-        """What overlapping windows share is computed once, to the bit as if each stood alone."""
-        for make, encode, dim in (
-            (pictures, self.encoder.encode_frames, self.encoder.visual_dim),
-            (noise, self.encoder.encode_audio, self.encoder.audio_dim),
-        ):
-            batch = make(5, stride)
-            features = encode(batch)
-            assert features.shape == (5, dim) and features.dtype == np.float32 and np.isfinite(features).all()
-            assert np.array_equal(features, np.concatenate([encode(one) for one in each(batch)]))
-
-    @pytest.mark.parametrize("size", [(1, 1), (3, 500), (64, 2), (48, 64)])
-    def test_any_size(self, size):
-        assert np.isfinite(self.encoder.encode_frames(pictures(2, size=size))).all()
-
-    def test_scales(self):
-        """Features are of the order of 1 on anything, black and silence included."""
-        still = WindowBatch(np.zeros((16, 36, 64, 3), np.uint8), WINDOW_FRAMES, 4)
-        silence = WindowBatch(np.zeros(WINDOW_SAMPLES, np.float32), WINDOW_SAMPLES, 4000)
-        for features in (
-            self.encoder.encode_frames(still),
-            self.encoder.encode_frames(pictures(2)),
-            self.encoder.encode_audio(silence),
-            self.encoder.encode_audio(noise(2)),
-            self.encoder.encode_audio(tone(1000)),
-        ):
-            assert 0.1 < np.abs(features).mean() < 3 and np.abs(features).max() < 12
-
-    def test_sees_where_a_square_is_and_where_to_it_moves(self):
-        def moving(step: int) -> np.ndarray:
-            frames = np.full((16, 64, 64, 3), 40, np.uint8)
-            for i in range(16):
-                left = 24 + step * (i - 8)
-                frames[i, 20:36, left : left + 16] = (200, 40, 40)
-            return self.encoder.encode_frames(WindowBatch(frames, WINDOW_FRAMES, 4))[0]
-
-        right, left, still = moving(2), moving(-2), moving(0)
-        across = slice(12 * 16, 13 * 16)  # motion along x, a number a cell
-        assert right[across].sum() > 1 and left[across].sum() < -1 and abs(still[across]).max() < 1e-6
-        assert still[:16].reshape(4, 4)[1].argmax() in (1, 2)  # brightest cell: second row, in the middle
-
-    def test_hears_pitch(self):
-        bands = [self.encoder.encode_audio(tone(hz))[0, :64].argmax() for hz in (200, 500, 1000, 2000, 4000)]
-        assert bands == sorted(set(bands))
-
-    def test_no_text(self):
-        with pytest.raises(UserError, match="embeds no text"):
-            self.encoder.encode_text(["a dog"])
-
-
-@pytest.mark.parametrize("spec", ["", "resnet", "hf", "hf:", "builtin:x"])
-def test_unknown_encoder(spec):
-    with pytest.raises(UserError, match="unknown name; choose builtin"):
-        build_encoder(spec)
-
-
-@pytest.mark.parametrize(
-    ("missing", "spec", "said"),
-    [("transformers", "hf:x", r"pip install -e .\[hf\]"), ("one_peace", "one-peace", "github.com/OFA-Sys/ONE-PEACE")],
-)
-def test_what_is_not_installed(monkeypatch, missing, spec, said):
-    monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(UserError, match=said):
-        build_encoder(spec)
-
-
-def test_one_peace(monkeypatch, tmp_path):
-    """The adapter against a stand-in with that library's interface; files reach it whole and in order."""
-
-    class Model:
-        def process_image(self, paths):
-            from PIL import Image
-
-            return torch.tensor([np.asarray(Image.open(path)).mean() for path in paths])
-
-        def process_audio(self, paths):
-            import wave
-
-            sounds = []
-            for path in paths:
-                with wave.open(path) as file:
-                    sounds.append(np.frombuffer(file.readframes(WINDOW_SAMPLES), "<i2") / 32767)
-            return torch.tensor(np.stack(sounds)), None
-
-        def process_text(self, sentences):
-            return torch.tensor([len(s) for s in sentences])
-
-        def _widened(self, values):
-            return torch.stack((values, torch.ones_like(values)), 1).repeat(1, 768)
-
-        def extract_image_features(self, images):
-            return self._widened(images)
-
-        def extract_audio_features(self, sounds, masks):
-            return self._widened(sounds.abs().amax(1))
-
-        def extract_text_features(self, tokens):
-            return self._widened(tokens.float())
-
-    pytest.importorskip("PIL")
-    library = types.ModuleType("one_peace.models")
-    library.from_pretrained = lambda name, device, dtype: Model()
-    monkeypatch.setitem(sys.modules, "one_peace", types.ModuleType("one_peace"))
-    monkeypatch.setitem(sys.modules, "one_peace.models", library)
-    encoder = build_encoder("one-peace")
-    sounds = noise(20)
-    heard = encoder.encode_audio(sounds)
-    assert heard.shape == (20, 1536)
-    assert np.allclose(heard[:, 0] / heard[:, 1], np.abs(sounds.windows).max(1), atol=1e-4)
-    assert encoder.encode_frames(pictures(20)).shape == (20, 1536)
-    assert encoder.encode_text(["a", "bc"]).shape == (2, 1536)
-
+from tests.media.encoders.batches import make_noise, make_pictures, split_windows
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 PICTURE = {"image_size": 32, "patch_size": 8}
@@ -222,17 +80,17 @@ def _tokenizer(transformers):
         ("half", "builtin", (16, 240, 0)),
     ],
 )
-def test_hf(checkpoints, visual, audio, dims):
+def test_hf_encoder_embeds_windows_and_text(checkpoints, visual, audio, dims):
     names = ",".join(name if name == "builtin" else str(checkpoints / name) for name in (visual, audio))
     encoder = build_encoder(f"hf:{names}")
     assert encoder.name == f"hf:{names}"
     assert (encoder.visual_dim, encoder.audio_dim, encoder.text_dim) == dims
     assert encoder.short_side == (64 if visual == "builtin" else 32)
-    for batch, encode in ((pictures(18), encoder.encode_frames), (noise(18), encoder.encode_audio)):
+    for batch, encode in ((make_pictures(18), encoder.encode_frames), (make_noise(18), encoder.encode_audio)):
         features = encode(batch)
         assert len(features) == 18 and np.isfinite(features).all() and np.ptp(features, axis=0).max() > 0
         assert np.array_equal(features, encode(batch))
-        alone = np.concatenate([encode(one) for one in each(batch)])
+        alone = np.concatenate([encode(window) for window in split_windows(batch)])
         assert np.abs(features - alone).max() < 1e-4
     if dims[2]:
         text = encoder.encode_text(["a dog barks", "a car passes", "a dog barks"])
@@ -243,7 +101,7 @@ def test_hf(checkpoints, visual, audio, dims):
             encoder.encode_text(["a"])
 
 
-def test_hf_errors(checkpoints, tmp_path):
+def test_build_hf_encoder_unsuitable_checkpoint_is_an_error(checkpoints, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for names, said in (
         (f"{checkpoints}/clip", "embeds no sound; name one that does second"),
@@ -256,8 +114,8 @@ def test_hf_errors(checkpoints, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_other_classes_by_text_from_training_on(checkpoints, tiny, run_script, tmp_path):
-    """Features, prompts and a network of one encoder with text; then classes that it was never trained on."""
+def test_infer_classes_by_text_after_training_with_text_encoder(checkpoints, tiny, run_script, tmp_path):
+    """Features, prompts and a network of one encoder with text; then classes that it was not trained on."""
     pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
     from tests.media.clips import write_clip
 
@@ -297,8 +155,8 @@ def test_other_classes_by_text_from_training_on(checkpoints, tiny, run_script, t
     assert "SED,a dog barks" in text and "SED,a car passes" in text
 
 
-def test_learned_context(checkpoints):
-    """Vectors that are the placeholder's own give what the sentence does; gradients reach the vectors alone."""
+def test_context_embedder_of_placeholders_equals_sentence(checkpoints):
+    """The placeholder's own vectors embed as the sentence does; only the vectors get gradients."""
     encoder = build_encoder(f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}")
     names = ["dog barks", "car"]
     embed, width = encoder.build_context_embedder(names, length=3)
@@ -315,8 +173,8 @@ def test_learned_context(checkpoints):
     assert all(p.grad is None for model in encoder.text_models for p in model.model.parameters())
 
 
-def test_training_learns_context(checkpoints, tiny, run_script, tmp_path):
-    """`prompts: context` from training to evaluation; the checkpoint holds the table that it ended with."""
+def test_train_with_context_learns_vectors_and_stores_table(checkpoints, tiny, run_script, tmp_path):
+    """`prompts: context` from training to evaluation; the checkpoint holds the final table."""
     encoder = f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}"
     settings = ["--tasks", "3", "-o", f"model.encoder={encoder}", "model.text_dim=16", "model.prompts=context"]
     settings += ["TASK3.dataset.prompt_file=none.npy"]
@@ -332,20 +190,22 @@ def test_training_learns_context(checkpoints, tiny, run_script, tmp_path):
     assert status == 0, err
 
 
-def test_other_classes_after_learned_context(checkpoints, tmp_path):
-    """Free text is read as the trained names were: after the learned vectors, not in a sentence."""
+def test_set_classes_after_learned_context_uses_learned_vectors(checkpoints, tmp_path):
+    """Free text follows the learned vectors, as the trained names do, not a sentence."""
     name = f"hf:{checkpoints / 'clip'},{checkpoints / 'clap'}"
     tree = tiny_tree(tmp_path)
     tree["model"] |= {"prompts": "context", "text_dim": 16, "context_dim": 32, "encoder": name}
     config, encoder = from_tree(tree), build_encoder(name)
     model, task = UniAV.from_config(config).eval(), config.tasks["TASK3"]
+    context = model.get_parameter("prompts.TASK3.learned").detach()
     model.override_prompts("TASK3", torch.nn.functional.normalize(torch.randn(5, 16), dim=1))
-    Localizer(model, [task], encoder, {"TASK3": list("abcde")}).set_classes("SED", ["dog barks", "car"])
+    localizer = Localizer(model, [task], encoder, {"TASK3": list("abcde")}, {"TASK3": context})
+    localizer.set_classes("SED", ["dog barks", "car"])
     embed, _ = encoder.build_context_embedder(["dog barks", "car"], 4)
-    torch.testing.assert_close(model.prompts["TASK3"](), embed(model.prompts["TASK3"].learned).detach())
+    torch.testing.assert_close(model.prompts["TASK3"](), embed(context))
 
 
-def test_an_import_embeds_its_prompts(checkpoints, run_script, tmp_path, monkeypatch):
+def test_import_annotations_with_text_encoder_embeds_prompts(checkpoints, run_script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = "".join(f"v{i},1,2,{'dog' if i % 2 else 'cat'}\n" for i in range(12))
     Path("e.csv").write_text(f"video,start,end,label\n{rows}")
