@@ -1,4 +1,4 @@
-"""What only a CUDA GPU can show; skipped, and said so, without one. (NMS on the GPU: test_nms.py.)"""
+"""Training and evaluation on a CUDA GPU; skipped without one. NMS on the GPU is tested with NMS."""
 
 import json
 
@@ -17,39 +17,39 @@ from libs.training.trainer import Trainer
 from tests.training.runs import read_losses
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-SMALL = ["model.backbone_arch=[1,1,1]", "model.regression_range=[[0,4],[4,10000]]"]  # soon compiled
-STEADY = [*SMALL, "model.drop_path=0", "stop_and_go.enabled=false"]  # nothing random on the device
+SMALL = ["model.backbone_arch=[1,1,1]", "model.regression_range=[[0,4],[4,10000]]"]  # compiles quickly
+STEADY = [*SMALL, "model.drop_path=0", "stop_and_go.enabled=false"]  # no random numbers on the device
 
 
-def make_trainer(config, ranks) -> Trainer:
+def build_trainer(config, ctx) -> Trainer:
     torch.manual_seed(0)
     model = UniAV.from_config(config)
     for task in config.tasks.values():
         model.set_prompts(task.key, torch.randn(task.dataset.num_classes, config.model.text_dim))
     data = [load_task_data(config, task, ("train",)) for task in config.tasks.values()]
-    return Trainer(config, model.to(ranks.device), data, ranks)
+    return Trainer(config, model.to(ctx.device), data, ctx)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("mode", ["none", "cuda_graphs"])
-def test_a_training_step_never_waits_for_the_gpu(tiny, precision, mode):
-    """Waiting is an error here; reading the losses afterwards is allowed to."""
+def test_train_step_never_waits_for_the_gpu(tiny, precision, mode):
+    """Waiting raises an error within the step; checking the losses afterwards may wait."""
     config = load_config(tiny / "tiny.yaml", [*SMALL, f"run.precision={precision}", f"run.compile={mode}"])
-    with init_distributed(None, precision) as ranks:
-        trainer = make_trainer(config, ranks)
+    with init_distributed(None, precision) as ctx:
+        trainer = build_trainer(config, ctx)
         trainer.model.train()
         meters = trainer.build_meters()
-        for _ in range(5):  # compiling and recording wait
+        for _ in range(5):  # compiling and recording may wait
             trainer.train_step(meters)
         torch.cuda.set_sync_debug_mode("error")
         try:
             trainer.train_step(meters)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        trainer.check_finite()
+        trainer.check_losses()
 
 
-def test_the_gpu_trains_as_the_cpu_does(tiny, run_script, monkeypatch):
+def test_train_on_gpu_gives_the_losses_of_the_cpu(tiny, run_script, monkeypatch):
     """Losses and gradient norms of every step, plain, compiled, and from CUDA graphs."""
     curves = {}
     for name in ("cpu", "none", "inductor", "cuda_graphs"):
@@ -64,7 +64,7 @@ def test_the_gpu_trains_as_the_cpu_does(tiny, run_script, monkeypatch):
         np.testing.assert_allclose(curve, curves["cpu"], rtol=2e-3, err_msg=name)
 
 
-def test_the_gpu_evaluates_as_the_cpu_does(tiny, run_script, monkeypatch):
+def test_eval_on_gpu_gives_the_map_of_the_cpu(tiny, run_script, monkeypatch):
     assert run_script("train.py", tiny / "tiny.yaml", "--output", "run")[0] == 0
     found = {}
     for name in ("gpu", "cpu"):
@@ -77,7 +77,7 @@ def test_the_gpu_evaluates_as_the_cpu_does(tiny, run_script, monkeypatch):
         assert found["gpu"][key]["average_mAP"] == pytest.approx(found["cpu"][key]["average_mAP"], abs=1e-3)
 
 
-def test_without_enough_memory_one_line(tiny, run_script):
+def test_train_out_of_memory_ends_with_one_line(tiny, run_script):
     free, _ = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction(1e-6 + 2**21 / free)
     try:
@@ -89,7 +89,7 @@ def test_without_enough_memory_one_line(tiny, run_script):
         assert remedy in err
 
 
-def test_memory_at_the_published_setting():
+def test_train_at_published_setting_needs_at_most_8_gb():
     """At most 8 GB for steps of every task at full size in float32, optimizer and EMA included."""
     settings = BenchmarkSettings(load_config(CONFIG), torch.device("cuda"))
     assert measure_training(settings, RunOptions()).value <= 8
