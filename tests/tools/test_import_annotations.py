@@ -173,7 +173,7 @@ def test_import_folder_gives_durations_and_clips_without_events(clips, run_scrip
     write(clips / "e.csv", f"{HEADER}\nv00.mp4,0.5,2,dog\nv01,0.5,2,dog\nsub/v02.mp4,0.5,2,dog\n")
     status, out, err = run_script(SCRIPT, "e.csv", *TASK, "--videos", "clips")
     assert status == 0, err
-    assert "clips of clips that no row names, used as clips without events: v03" in out
+    assert "no row names these files of clips; they count as clips without events: v03" in out
     durations = {v.video_id: v.duration for v in load_annotations("data/mine/annotations/mine.json").videos}
     assert durations == pytest.approx({f"v{i:02d}": 3.0 + i / 2 for i in range(4)}, abs=0.1)
 

@@ -103,7 +103,7 @@ def test_match_files_sets_durations_and_adds_clips_without_events(tmp_path):
     assert matched.videos.duration.to_dict() == durations
     assert len(event_tables.build_videos(matched, ["cat", "dog"])[3].labels) == 0
     assert event_tables.check_durations(matched) == []
-    assert notes == ["clips of clips that no row names, used as clips without events: d"]
+    assert notes == ["no row names these files of clips; they count as clips without events: d"]
 
 
 def test_match_files_video_without_file_is_an_error_or_left_out(tmp_path):
