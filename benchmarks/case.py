@@ -37,8 +37,8 @@ class BenchmarkCase:
     Attributes:
         unit: "s" or "ms" for the time of a call divided by `items`; any unit if the callables return a Measurement.
         more_is_better: the value is `items` per second instead.
-        once: the checked call is the only one, for what takes long and needs no warm-up.
-        repeatable: all calls return the same result; else only the first ones are compared.
+        once: the checked call is the only one, because it is long.
+        repeatable: all calls return the same; else only the first ones are compared.
         close: releases what the case holds on disk.
     """
 
