@@ -7,15 +7,8 @@ import numpy as np
 
 from libs.core.config import Config
 from libs.core.types import Video
-from libs.datasets.importing.rules import (
-    Choice,
-    TrainingPlan,
-    check_stride,
-    choose_class_aware,
-    choose_max_seq_len,
-    choose_regression_range,
-    plan_training,
-)
+from libs.datasets.importing import rules
+from libs.datasets.importing.rules import Choice, TrainingPlan
 from libs.features.provenance import FeatureProvenance
 from libs.features.sources import is_pack
 from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES, num_windows
@@ -57,14 +50,14 @@ def build_configuration(
     if base:
         ranges = Choice(base.model.regression_range, "regression_range: that of the base, shared by all tasks")
     else:
-        ranges = choose_regression_range(lengths)
+        ranges = rules.choose_regression_range(lengths)
     clips = num_windows(np.array([video.duration for video in train]), features.stride)
-    max_seq_len = choose_max_seq_len(clips, lengths, coarsest_stride=2 ** (len(ranges.value) - 1))
-    class_aware = choose_class_aware(train)
-    plan, plan_reason = plan_training(len(train))
+    max_seq_len = rules.choose_max_seq_len(clips, lengths, coarsest_stride=2 ** (len(ranges.value) - 1))
+    class_aware = rules.choose_class_aware(train)
+    plan, plan_reason = rules.plan_training(len(train))
     window, step = WINDOW_FRAMES / FRAME_RATE_HZ, features.stride / FRAME_RATE_HZ
     reasons = [f"a window lasts {window:g} s, the next one starts {step:g} s later"]
-    reasons += [ranges.reason, max_seq_len.reason, class_aware.reason, *check_stride(lengths, ranges.value)]
+    reasons += [ranges.reason, max_seq_len.reason, class_aware.reason, *rules.check_stride(lengths, ranges.value)]
     block = _build_task(task, features, max_seq_len.value, class_aware.value, plan)
     if base:
         number = 1 + max(int(key.removeprefix("TASK")) for key in base.tasks)

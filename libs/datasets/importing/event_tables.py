@@ -92,7 +92,9 @@ def match_files(
         videos, events = videos.drop(missing.index), events.loc[~events.video_id.isin(missing.index)]
         notes.append(f"left out, because {folder} has no file of them: {format_list(missing.index)}")
     if unnamed := [name for name in durations if name not in videos.index]:
-        notes.append(f"no row names these files of {folder}; they count as clips without events: {format_list(unnamed)}")
+        notes.append(
+            f"no row names these files of {folder}; they count as clips without events: {format_list(unnamed)}"
+        )
         added = pd.DataFrame({"source": [f"{folder}: video {name}" for name in unnamed], "path": unnamed}, unnamed)
         added = added.reindex(columns=videos.columns).astype(videos.dtypes).rename_axis("video_id")
         videos = pd.concat([videos, added])
