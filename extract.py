@@ -23,7 +23,6 @@ from libs.core.errors import UserError
 from libs.features.provenance import SUFFIXES
 from libs.features.windows import STRIDES
 from libs.media.batch_extraction import (
-    ExtractionResult,
     ExtractionSettings,
     VideoExtractor,
     any_rank_failed,
@@ -59,59 +58,43 @@ def divide_cores(workers: int | None, encoder: str, num_videos: int) -> tuple[in
     return workers, max(1, cores // workers)
 
 
-class ExtractionProgress:
-    """The progress bar, and the summary at the end."""
-
-    def __init__(self, total: int):
-        self.start, self.media_s, self.num_done = time.perf_counter(), 0.0, 0
-        self.failures: list[str] = []
-        self.bar = tqdm(total=total, unit="video", disable=None if os.environ.get("RANK", "0") == "0" else True)
-
-    def add(self, result: ExtractionResult) -> None:
-        if result.error:
-            self.failures.append(result.error)
-        else:
-            self.num_done, self.media_s = self.num_done + 1, self.media_s + result.duration
-        for note in result.notes:
-            self.bar.write(f"{result.video}: {note}", file=sys.stderr)
-        self.bar.set_postfix_str(f"{self.media_s / (time.perf_counter() - self.start):.1f} x real time")
-        self.bar.update()
-
-    def print_summary(self, num_before: int) -> None:
-        self.bar.close()
-        seconds = time.perf_counter() - self.start
-        for line in self.failures:
-            print(f"failed: {line}", file=sys.stderr)
-        rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-        rate = f"{self.num_done / seconds:.1f} videos/s, {self.media_s / seconds:.1f} x real time"
-        print(
-            f"{rank}{self.num_done} videos, {self.media_s:.0f} s of media, in {seconds:.1f} s: {rate}; "
-            f"{num_before} were done before, {len(self.failures)} failed"
-        )
-
-
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
     import_av()  # fail once, not once per video
+    rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     videos, problems = find_videos(args.videos)
     videos = shard_for_rank(videos)
+    streams = (args.video_stream, args.audio_stream)
     extractor = VideoExtractor(
-        ExtractionSettings(
-            args.encoder, args.stride, args.out, args.prefix, tuple(args.suffixes), args.video_stream, args.audio_stream
-        )
+        ExtractionSettings(args.encoder, args.stride, args.out, args.prefix, tuple(args.suffixes), *streams)
     )
     left = [video for video in videos if not extractor.store.has(video.name)]
     workers, threads = divide_cores(args.workers, args.encoder, len(left))
-    progress = ExtractionProgress(len(left))
-    if os.environ.get("RANK", "0") == "0":
-        progress.failures += problems
-    with closing(extract_videos(left, extractor, workers, threads)) as results:
+
+    start, media_s, errors = time.perf_counter(), 0.0, []
+    progress = tqdm(total=len(left), unit="video", disable=None if rank == "0" else True)
+    with closing(extract_videos(left, extractor, workers, threads)) as results, progress:
         for result in results:
-            progress.add(result)
-    any_failed = any_rank_failed(bool(progress.failures))
+            media_s += result.duration
+            errors += [result.error] if result.error else []
+            for note in result.notes:
+                progress.write(f"{result.video}: {note}", file=sys.stderr)
+            progress.set_postfix_str(f"{media_s / (time.perf_counter() - start):.1f} x real time")
+            progress.update()
+    num_done = len(left) - len(errors)
+    errors = [*(problems if rank == "0" else []), *errors]
+    any_failed = any_rank_failed(bool(errors))
     extractor.store.finish()
-    progress.print_summary(len(videos) - len(left))
+
+    for line in errors:
+        print(f"failed: {line}", file=sys.stderr)
+    seconds = time.perf_counter() - start
+    prefix = f"rank {rank}: " if world_size != "1" else ""
+    print(
+        f"{prefix}{num_done} videos, {media_s:.0f} s of media, in {seconds:.1f} s: {num_done / seconds:.1f} videos/s, "
+        f"{media_s / seconds:.1f} x real time; {len(videos) - len(left)} were done before, {len(errors)} failed"
+    )
     sys.exit(1 if any_failed else 0)
 
 

@@ -71,19 +71,19 @@ def extract_features(
             blocks = (picture[None] for picture in pictures)
             _fill(visual, map(encoder.encode_frames, batches(blocks, count, WINDOW_FRAMES, stride)))
     audio = np.zeros((count, encoder.audio_dim), np.float32)
-    peaks = _WaveformPeaks(round(media.duration * SAMPLE_RATE_HZ) if media.audio is not None else 0)
+    num_samples = round(media.duration * SAMPLE_RATE_HZ) if media.audio is not None else 0
+    peaks = np.zeros((min(MAX_PEAKS, num_samples), 2), np.float32)
     if media.audio is not None:
         hop = stride * SAMPLES_A_FRAME
-        needed = max(peaks.num_samples, span(count, WINDOW_SAMPLES, hop))  # the peaks go beyond the last window
+        needed = max(num_samples, span(count, WINDOW_SAMPLES, hop))  # the peaks go beyond the last window
         with closing(decode_sound(media, needed, notes)) as sound:
-            blocks = peaks.update_from(sound)
+            blocks = _update_peaks(peaks, num_samples, sound)
             _fill(audio, map(encoder.encode_audio, batches(blocks, count, WINDOW_SAMPLES, hop)))
             for _ in blocks:  # the rest of the sound updates the peaks only
                 pass
     notes = list(dict.fromkeys(notes))  # both passes may note the same
-    return ExtractedFeatures(
-        visual, audio, media.duration, notes, peaks.values, media.video is not None, media.audio is not None
-    )
+    has_visual, has_audio = media.video is not None, media.audio is not None
+    return ExtractedFeatures(visual, audio, media.duration, notes, peaks, has_visual, has_audio)
 
 
 def _fill(table: np.ndarray, parts: Iterator[np.ndarray]) -> None:
@@ -93,26 +93,14 @@ def _fill(table: np.ndarray, parts: Iterator[np.ndarray]) -> None:
         done += len(rows)
 
 
-class _WaveformPeaks:
-    """Minimum and maximum sample in equal parts of a sound of known length, updated block by block."""
-
-    def __init__(self, num_samples: int):
-        parts = min(MAX_PEAKS, num_samples)
-        self.num_samples = num_samples
-        self.starts = np.arange(parts) * num_samples // max(1, parts)  # (P,) first sample of each part
-        self.values = np.zeros((parts, 2), np.float32)
-
-    def update_from(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """Pass the blocks on after updating the peaks with them."""
-        at = 0
-        for block in blocks:
-            inside = block[: max(0, self.num_samples - at)]
-            if len(inside):
-                first, last = np.searchsorted(self.starts, (at, at + len(inside) - 1), side="right") - 1
-                cuts = np.maximum(self.starts[first : last + 1] - at, 0)
-                part = self.values[first : last + 1]
-                # The initial zeros need no mark: any sound crosses zero.
-                part[:, 0] = np.minimum(part[:, 0], np.minimum.reduceat(inside, cuts))
-                part[:, 1] = np.maximum(part[:, 1], np.maximum.reduceat(inside, cuts))
-            at += len(block)
-            yield block
+def _update_peaks(peaks: np.ndarray, num_samples: int, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Pass blocks of sound on after updating the minimum and maximum (P, 2) of each P-th of `num_samples`."""
+    at = 0
+    for block in blocks:
+        inside = block[: max(0, num_samples - at)]
+        part = (np.arange(at + 1, at + 1 + len(inside)) * len(peaks) - 1) // num_samples
+        # The initial zeros need no mark: any sound crosses zero.
+        np.minimum.at(peaks[:, 0], part, inside)
+        np.maximum.at(peaks[:, 1], part, inside)
+        at += len(block)
+        yield block
