@@ -110,9 +110,9 @@ def test_load_fitting_loads_by_name_and_shape(tmp_path):
     for name, x in new.state_dict().items():
         kept = ".experts.SED." in name or name == "cls_head.prompt_proj.weight"
         assert torch.equal(x, before[name] if kept else old.state_dict()[name]), name
-    assert "of another shape there: cls_head.prompt_proj" in message
-    assert "not there: backbone.stem.visual, " in message
-    assert "not in this network: extra" in message
+    assert "1 start random, another shape in the checkpoint: cls_head.prompt_proj" in message
+    assert "start random, not in the checkpoint: backbone.stem.visual, " in message
+    assert "1 left out, not in this network: extra" in message
     assert "note: model.cross_attention was False, is True" in message
     with pytest.raises(CheckpointError, match="no parameter fits"):
         load_fitting(new, {"state_dict_ema": {"a": torch.ones(1)}}, new.config, tmp_path / "x")
