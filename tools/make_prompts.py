@@ -1,6 +1,6 @@
 """Embed the prompt sentences of a configuration's classes with the text side of its encoder.
 
-python tools/make_prompts.py configs/mine.yaml        # model.encoder must embed text, as hf:openai/clip-vit-base-patch32
+python tools/make_prompts.py configs/mine.yaml        # model.encoder must embed text, such as hf:NAME
 
 A network trained with these prompts can look for other classes by free text: infer.py --classes. Each task's table is
 written to its prompt_file; an existing one is replaced only with --replace.

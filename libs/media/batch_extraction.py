@@ -131,7 +131,7 @@ def extract_videos(
                 yield result
             return
         except BrokenProcessPool:
-            # joblib does not tell whose process died. It is one of the first few: they are repeated one by one.
+            # joblib does not tell which video it was, only that it is one of the first: they are repeated one by one.
             videos = [video for video in videos if video not in done]
         for video in videos[:workers]:
             try:

@@ -27,14 +27,13 @@ def decode_frames(
 ) -> Generator[np.ndarray, None, None]:
     """Decode pictures at 16 frames/s.
 
-    Picture k is the last one whose time is at most start + k/16 s. The first is also used before its time, the last
-    until the end.
+    Picture k is the last one with a time of at most start + k/16 s.
 
     Args:
         count: number of pictures.
-        short_side: larger pictures are scaled down to this many pixels on the shorter side.
+        short_side: pixels of the shorter side to which larger pictures are scaled down.
         notes: gets sentences on damage.
-        threads: of the decoder; 0 for one per core.
+        threads: of the decoder; 0 means one per core.
 
     Yields:
         (H, W, 3) uint8 RGB, all of one size, upright and with square pixels.

@@ -42,7 +42,7 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class ContextEncoder(Protocol):
-    """An encoder whose text side can learn a context, as in CoOp."""
+    """An encoder with a text side that can learn a context, as in CoOp."""
 
     def build_context_embedder(self, names: list[str], length: int) -> tuple[Callable[[Tensor], Tensor], int]:
         """Build a differentiable function that embeds learned vectors followed by a class name.

@@ -1,8 +1,8 @@
 """ONE-PEACE's own library and checkpoints as an encoder, if they are installed.
 
 The library does the preprocessing, from files. A visual window is the mean over one picture per hop. The published
-features come from a checkpoint fine-tuned on video, whose video head this interface does not reach: a network needs
-features from here both for training and for inference.
+features come from a checkpoint fine-tuned on video, and this interface does not reach its video head. So a network for
+features from here must be trained on features from here.
 """
 
 import tempfile
