@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from libs.core.cli import build_parser, exit_on_user_error
+from libs.core.cli import add_override_option, build_parser, exit_on_user_error
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import diff_configs, load_config
 from libs.core.errors import ConfigError, DataError, UserError, format_list
@@ -47,9 +47,7 @@ def parse_args() -> argparse.Namespace:
         "--out", type=Path, default=Path("ckpt/experiments"), metavar="DIR", help="default: %(default)s"
     )
     parser.add_argument("--tasks", metavar="1-2-3", help="the tasks to train (default: all of each CONFIG)")
-    parser.add_argument(
-        "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set a key in all configurations"
-    )
+    add_override_option(parser)
     return parser.parse_args()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from libs.evaluation.metrics.compute import RECALL_KS, EvaluationInput, MetricResult, metric_name
 from libs.evaluation.reports.timelines import select_videos
@@ -177,18 +178,12 @@ def plot_recall(data: EvaluationInput, results: Results) -> "Figure":
 
 
 def plot_confusion(data: EvaluationInput, results: Results) -> "Figure | None":
-    couples = results["classes"].details["confusion"]["couples"]
-    totals: dict[str, int] = {}
-    for row in couples:
-        for side in ("detected", "annotated"):
-            totals[row[side]] = totals.get(row[side], 0) + row["detections"]
-    names = sorted(sorted(totals, key=lambda name: -totals[name])[:MAX_CLASSES])
-    if not names:
+    couples = pd.DataFrame(results["classes"].details["confusion"]["couples"])
+    if couples.empty:
         return None
-    matrix = np.zeros((len(names), len(names)))
-    for row in couples:
-        if row["detected"] in names and row["annotated"] in names:
-            matrix[names.index(row["annotated"]), names.index(row["detected"])] = row["detections"]
+    matrix = couples.pivot_table(index="annotated", columns="detected", values="detections", aggfunc="sum")
+    names = sorted(matrix.sum().add(matrix.sum(axis=1), fill_value=0).nlargest(MAX_CLASSES).index)
+    matrix = matrix.reindex(index=names, columns=names).fillna(0)
     side = 2.6 + 0.27 * len(names)
     figure, (axes,) = _build_figure(side + 1.2, side)
     image = axes.imshow(matrix, cmap="Blues")
