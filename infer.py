@@ -15,7 +15,7 @@ from tqdm import tqdm
 from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.errors import ConfigError, UserError
 from libs.core.files import make_folder
-from libs.features.store import FeatureStore
+from libs.features.provenance import ExtractedFeatures, open_extracted
 from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES, span
 from libs.inference.localizer import Localizer
 from libs.inference.outputs import format_summary, safe_name, write_outputs
@@ -60,32 +60,35 @@ def build_localizer(args: argparse.Namespace) -> Localizer:
     return localizer
 
 
-def open_store(args: argparse.Namespace, localizer: Localizer) -> FeatureStore | None:
+def open_features(args: argparse.Namespace, localizer: Localizer) -> ExtractedFeatures | None:
     """Open --features. Raises UserError if another encoder than the checkpoint's made them."""
     if args.features is None:
         return None
-    store = FeatureStore(args.features)
-    if store.provenance.encoder != localizer.encoder.name:
+    features = open_extracted(args.features)
+    if features.provenance.encoder != localizer.encoder.name:
         raise UserError(
-            f"{args.features}: features of {store.provenance.encoder}, the checkpoint was trained on those of "
+            f"{args.features}: features of {features.provenance.encoder}, the checkpoint was trained on those of "
             f"{localizer.encoder.name}; extract them with that"
         )
-    return store
+    return features
 
 
 def localize(
-    video: VideoInput, localizer: Localizer, store: FeatureStore | None, args: argparse.Namespace
+    video: VideoInput, localizer: Localizer, extracted: ExtractedFeatures | None, args: argparse.Namespace
 ) -> VideoResult:
-    """Localize events in a video, or in its stored features."""
-    if store is None:
-        assert video.path is not None  # only a store lists videos without a file
+    """Localize events in a video, or in its extracted features."""
+    if extracted is None:
+        assert video.path is not None  # only extracted features have no file
         return localizer.localize_video(video.path, args.min_score, args.video_stream, args.audio_stream)
-    features = store.read(video.name)
+    features, stride = extracted.files.read(video.name), extracted.provenance.stride
     if video.path is None:
-        duration = span(len(features.visual), WINDOW_FRAMES, features.stride) / FRAME_RATE_HZ
+        duration = span(len(features.visual), WINDOW_FRAMES, stride) / FRAME_RATE_HZ
     else:
         duration = probe(video.path, args.video_stream, args.audio_stream).duration
-    events = localizer.localize_features(*features, duration, args.min_score)
+    try:
+        events = localizer.localize_features(*features, stride, duration, args.min_score)
+    except UserError as error:
+        raise UserError(f"{args.features}: {video.name}: {error}") from None
     return VideoResult(video.name, video.path, events, duration)
 
 
@@ -97,13 +100,13 @@ def main() -> None:
     with init_distributed(None, "float32"):
         localizer = build_localizer(args)
         tasks = {task.key: task.task_type for task in localizer.tasks}
-        store = open_store(args, localizer)
+        extracted = open_features(args, localizer)
         make_folder(args.out)
-        if store and not args.videos:
-            videos = [VideoInput(name, None) for name in store.names()]
+        if extracted and not args.videos:
+            videos = [VideoInput(name, None) for name in extracted.files.video_ids()]
         for video in tqdm(videos, unit="video", disable=None, leave=False):
             try:
-                result = localize(video, localizer, store, args)
+                result = localize(video, localizer, extracted, args)
                 name = safe_name(result.video_id)
                 if other := results.get(name):
                     raise UserError(

@@ -34,8 +34,7 @@ from libs.datasets.importing import event_tables, splits
 from libs.datasets.importing.configuration import ImportedTask, build_configuration
 from libs.datasets.importing.event_tables import EventTables
 from libs.datasets.importing.readers import FORMATS, concat_events, read_input
-from libs.features.provenance import FeatureProvenance, read_provenance
-from libs.features.store import FeatureStore
+from libs.features.provenance import FeatureProvenance, open_extracted, read_provenance
 from libs.features.windows import STRIDES
 from libs.media.encoders.build import CHOICES, build_encoder
 from libs.media.inputs import find_videos
@@ -163,12 +162,12 @@ def find_features(args: argparse.Namespace, base: Config | None) -> tuple[Featur
         raise ConfigError(f"--encoder {encoder}: all tasks of {args.base} share its encoder, {base.model.encoder}")
     # The published features have no provenance; with a base, they are assumed to be those of its encoder.
     if args.features.exists() and not (base and read_provenance(args.features) is None):
-        store = FeatureStore(args.features)
+        provenance, files = open_extracted(args.features)
         for key, asked in (("encoder", encoder), ("stride", args.stride)):
-            if asked not in (None, found := getattr(store.provenance, key)):
+            if asked not in (None, found := getattr(provenance, key)):
                 message = f"features of {key} {found}, not {asked}; choose that, or other --features"
                 raise ConfigError(f"{args.features}: {message}")
-        return store.provenance, store.names()
+        return provenance, files.video_ids()
     stride = args.stride or STRIDES[0]
     if base:
         widths = base.model.input_dim_visual, base.model.input_dim_audio

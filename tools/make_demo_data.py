@@ -8,7 +8,6 @@ are overwritten. Each task's dataset.planted sets how strong its events are and 
 
 import shutil
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -28,19 +27,9 @@ EMPTY_VIDEO_SHARE = 0.02
 MARKER = "made_by_make_demo_data"  # a file in the feature folders that this tool may overwrite
 
 
-class VideoShape(NamedTuple):
-    """Ranges from which a task type's videos are sampled."""
-
-    duration_s: tuple[float, float]
-    events: tuple[int, int]
-    event_share: tuple[float, float]  # of the video's duration
-
-
-SHAPES = {
-    "TAL": VideoShape((24.0, 48.0), (1, 3), (0.15, 0.6)),
-    "SED": VideoShape((10.0, 10.0), (1, 5), (0.12, 0.5)),
-}
-OTHER_SHAPE = VideoShape((8.0, 22.0), (1, 4), (0.1, 0.5))
+# By task type, the ranges of a video's seconds, its number of events, and their length as a share of the video.
+RANGES = {"TAL": ((24.0, 48.0), (1, 3), (0.15, 0.6)), "SED": ((10.0, 10.0), (1, 5), (0.12, 0.5))}
+OTHER_RANGES = ((8.0, 22.0), (1, 4), (0.1, 0.5))
 
 
 def make_annotations(task: TaskSpec, rng: np.random.Generator) -> dict:
@@ -55,12 +44,12 @@ def make_annotations(task: TaskSpec, rng: np.random.Generator) -> dict:
 
 def make_video(task: TaskSpec, rng: np.random.Generator) -> dict:
     """Make a video's duration and events; those of one class do not overlap."""
-    shape = SHAPES.get(task.task_type, OTHER_SHAPE)
-    duration = round(float(rng.uniform(*shape.duration_s)), 2)
+    durations, counts, shares = RANGES.get(task.task_type, OTHER_RANGES)
+    duration = round(float(rng.uniform(*durations)), 2)
     empty = rng.random() < EMPTY_VIDEO_SHARE
     annotations: list[dict] = []
-    for _ in range(0 if empty else int(rng.integers(shape.events[0], shape.events[1] + 1))):
-        length = duration * rng.uniform(*shape.event_share)
+    for _ in range(0 if empty else int(rng.integers(*counts, endpoint=True))):
+        length = duration * rng.uniform(*shares)
         start = rng.uniform(0, duration - length)
         label = int(rng.integers(task.dataset.num_classes))
         same_class = (event["segment"] for event in annotations if event["label_id"] == label)
@@ -93,8 +82,9 @@ def write_task(task: TaskSpec, config: Config, rng: np.random.Generator) -> None
     save_prompts(task.prompt_file, sample_prompts(task.dataset.num_classes, config.model.text_dim, rng))
 
     dims = (config.model.input_dim_visual, config.model.input_dim_audio)
+    suffixes = (task.dataset.visual_suffix, task.dataset.audio_suffix)
     planted = PlantedSource(task, load_prompts(task, config.model.text_dim), dims)
-    files = NpyFolder.from_config(task.dataset, dims)
+    files = NpyFolder(folder, dims, task.dataset.file_prefix or "", suffixes)
     videos = load_annotations(json_file, task.dataset.num_classes).videos
     for video in tqdm(videos, desc=f"{task.key} {task.dataset_name}", disable=None):
         for path, features in zip(files.paths(video.video_id), planted.load(video), strict=True):

@@ -13,14 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from libs.core.cli import add_override_option, build_parser, exit_on_user_error
-from libs.core.config import TaskSpec
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError, DataError
 from libs.core.types import PACK_SUFFIXES, Features
 from libs.datasets.annotations import load_annotations
 from libs.features.provenance import read_provenance
 from libs.features.sources import is_pack, open_features
-from libs.features.store import VIDEO_OVERHEAD_BYTES, open_pack_writer
+from libs.features.store import open_pack_writer
 
 
 def cast_features(video_id: str, features: Features, dtype: str) -> Features:
@@ -34,13 +33,6 @@ def cast_features(video_id: str, features: Features, dtype: str) -> Features:
                 reason = "NaN or infinite; extract them again, tools/verify_data.py finds more"
             raise DataError(f"video {video_id}: {modality} features hold numbers that are {reason}")
     return cast
-
-
-def pack_attributes(task: TaskSpec) -> dict:
-    """Return the provenance of the features, as far as it is recorded, in the form that a pack has."""
-    found = read_provenance(Path(task.dataset.feat_folder)) or {}
-    # Names in a pack have no prefix. `made_of` is about the pack that is read here, not the one that is written.
-    return {key: "" if key == "prefix" else value for key, value in found.items() if key != "made_of"}
 
 
 @exit_on_user_error
@@ -67,11 +59,14 @@ def main() -> None:
 
     window_bytes = sum(config.model.input_dims) * np.dtype(args.dtype).itemsize
     part = args.pack.with_name(f"{args.pack.name}.part")
-    made_of = f"{task.key} {task.dataset.feat_folder} {args.dtype}"
-    with open_pack_writer(part, pack_attributes(task), made_of) as writer:
+    attributes = read_provenance(Path(task.dataset.feat_folder)) or {}
+    if "prefix" in attributes:
+        attributes["prefix"] = ""  # names in a pack have none
+    attributes["made_of"] = f"{task.key} {task.dataset.feat_folder} {args.dtype}"
+    with open_pack_writer(part, attributes) as writer:
         whole = writer.whole_videos()
         missing = [(video, n) for video, n in zip(videos, lengths, strict=True) if video.video_id not in whole]
-        writer.expect(sum(n * window_bytes + VIDEO_OVERHEAD_BYTES for _, n in missing))
+        writer.check_free_space(sum(n for _, n in missing) * window_bytes)
         done = len(videos) - len(missing)
         for video, _ in tqdm(missing, part.stem, len(videos), initial=done, unit="video", disable=None):
             writer.add(video.video_id, cast_features(video.video_id, source.load(video), args.dtype))

@@ -45,11 +45,10 @@ class PlantedSource:
             dims: widths of visual and audio features.
         """
         self.config, self.dataset, self.shows_in = task.dataset.planted, task.dataset, task.shows_in
-        self.dims = dict(zip(MODALITIES, dims, strict=True))
         self.signals = {}
-        for i, modality in enumerate(MODALITIES):
+        for i, (modality, dim) in enumerate(zip(MODALITIES, dims, strict=True)):
             rng = np.random.default_rng([self.config.seed, i])
-            projection = rng.standard_normal((prompts.shape[1], self.dims[modality]), dtype=np.float32)
+            projection = rng.standard_normal((prompts.shape[1], dim), dtype=np.float32)
             self.signals[modality] = self.config.signal * (prompts @ projection)
 
     def lengths(self, videos: list[Video]) -> list[int]:
@@ -57,19 +56,17 @@ class PlantedSource:
 
     def load(self, video: Video) -> Features:
         rng = np.random.default_rng([self.config.seed, zlib.crc32(video.video_id.encode())])
-        events = self.plan_events(video, rng)
+        events = np.array(self.plan_events(video, rng)).reshape(-1, len(PlantedEvent._fields))
+        starts, ends, labels, *gains = events.T
         length, fps = expected_windows(video, self.dataset), feature_fps(video, self.dataset)
         window_starts = np.arange(length)[:, None] * self.dataset.feat_stride / fps  # (T, 1), seconds
         window_s = self.dataset.num_frames / fps
-        starts, ends = (np.array([getattr(event, side) for event in events]) for side in ("start", "end"))
         overlap = np.minimum(window_starts + window_s, ends) - np.maximum(window_starts, starts)
         overlap = np.clip(overlap / window_s, 0, 1).astype(np.float32)  # (T, N), share of the window
-        labels = np.array([event.label for event in events], np.int64)
         streams = []
-        for modality in MODALITIES:
-            gains = np.array([getattr(event, modality) for event in events], np.float32)
-            noise = self._make_noise(rng, length, self.dims[modality])
-            streams.append(noise + (overlap * gains) @ self.signals[modality][labels])
+        for signal, gain in zip(self.signals.values(), gains, strict=True):
+            noise = self._make_noise(rng, length, signal.shape[1])
+            streams.append(noise + (overlap * gain.astype(np.float32)) @ signal[labels.astype(np.int64)])
         return Features(*streams)
 
     def plan_events(self, video: Video, rng: np.random.Generator) -> list[PlantedEvent]:

@@ -1,9 +1,9 @@
 """How features were made: the record that extract.py writes beside them, and its check against a configuration."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,6 +68,26 @@ def read_provenance(place: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return tree if isinstance(tree, dict) else None
+
+
+class ExtractedFeatures(NamedTuple):
+    """Features that extract.py wrote, and how it made them."""
+
+    provenance: FeatureProvenance
+    files: NpyFolder | Hdf5Pack
+
+
+def open_extracted(place: Path) -> ExtractedFeatures:
+    """Open a folder or a pack that extract.py wrote. Raises UserError where it holds no such features."""
+    names = [field.name for field in fields(FeatureProvenance)]
+    found = read_provenance(place) if place.exists() else None
+    if found is None or not found.keys() >= set(names):
+        raise UserError(f"{place}: no features of known provenance; make them with extract.py")
+    provenance = FeatureProvenance(**{name: found[name] for name in names})
+    files = provenance.open(place)
+    if not files.video_ids():
+        raise UserError(f"{place}: holds no features; make some with extract.py")
+    return ExtractedFeatures(provenance, files)
 
 
 def check_provenance(task: TaskSpec, encoder: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from libs.core.config import Config, DatasetConfig, TaskSpec
 from libs.core.errors import DataError, format_list
-from libs.core.files import read_npy_header
+from libs.core.files import read_npy, read_npy_header
 from libs.core.prompts import load_prompts
 from libs.core.types import MODALITIES, PACK_SUFFIXES, Features, Video
 from libs.features.planted import PlantedSource
@@ -36,92 +36,106 @@ class FeatureSource(Protocol):
 
 
 class _FeatureFiles:
-    """What both layouts share: `path` is the folder or the pack, `dims` the width of each wanted modality."""
+    """What both layouts share.
 
-    def __init__(self, path: Path, dims: tuple[int, int]):
-        self.path = path
+    Attributes:
+        path: the folder or the pack.
+        dims: the width of each wanted modality.
+        affixes: by modality, what stands before and after a video's id in the name of its features.
+    """
+
+    def __init__(self, path: Path, dims: tuple[int, int], affixes: dict[str, tuple[str, str]]):
+        self.path, self.affixes = path, affixes
         self.dims = {modality: dim for modality, dim in zip(MODALITIES, dims, strict=True) if dim}
 
-    def video_ids(self) -> list[str]:
-        """List the videos that have all modalities, sorted."""
+    def list_names(self) -> set[str]:
+        """List the names of all stored features."""
         raise NotImplementedError
 
     def read_shape(self, modality: str, video_id: str) -> tuple[int, ...]:
         raise NotImplementedError
 
-    def read_rows(self, modality: str, video_id: str, length: int) -> np.ndarray:
-        """Read the first `length` rows of one modality."""
+    def read_array(self, modality: str, video_id: str) -> np.ndarray:
+        """Read all of one modality, of any shape. Raises DataError where it is missing, damaged or not numeric."""
         raise NotImplementedError
+
+    def name(self, modality: str, video_id: str) -> str:
+        before, after = self.affixes[modality]
+        return f"{before}{video_id}{after}"
+
+    def video_ids(self) -> list[str]:
+        """List the videos that have all wanted modalities, sorted."""
+        names, (before, after) = self.list_names(), self.affixes[next(iter(self.dims))]
+        candidates = {name.removeprefix(before).removesuffix(after) for name in names}
+        return sorted(i for i in candidates if all(self.name(modality, i) in names for modality in self.dims))
+
+    def lengths(self, videos: list[Video]) -> list[int]:
+        names = self.list_names()
+        wanted = [self.name(modality, video.video_id) for video in videos for modality in self.dims]
+        if missing := [name for name in wanted if name not in names]:
+            message = f"{len(missing)} of {len(wanted)} features missing: {format_list(missing)}"
+            raise DataError(f"{self.path}: {message}; add them or correct feat_folder")
+        shapes = ({modality: self.read_shape(modality, v.video_id) for modality in self.dims} for v in videos)
+        return [self._check_shapes(v.video_id, shape) for v, shape in zip(videos, shapes, strict=True)]
 
     def load(self, video: Video) -> Features:
         return self.read(video.video_id)
 
     def read(self, video_id: str) -> Features:
         """Read the features of one video, both modalities cut to the shorter one."""
-        length = self.read_length(video_id)
-        arrays = {modality: self.read_rows(modality, video_id, length) for modality in self.dims}
-        return Features.from_arrays(arrays, length)
+        arrays = {modality: self.read_array(modality, video_id) for modality in self.dims}
+        length = self._check_shapes(video_id, {modality: array.shape for modality, array in arrays.items()})
+        return Features.from_arrays({modality: array[:length] for modality, array in arrays.items()}, length)
 
-    def read_length(self, video_id: str) -> int:
-        """Return T of one video. Raises DataError where features are missing or do not fit."""
-        lengths = {}
-        for modality, dim in self.dims.items():
-            shape = self.read_shape(modality, video_id)
-            check_shape(f"{self.path}: {modality} features of {video_id}", shape, dim)
-            lengths[modality] = shape[0]
-        return common_length(f"{self.path}: video {video_id}", lengths)
+    def _check_shapes(self, video_id: str, shapes: dict[str, tuple[int, ...]]) -> int:
+        """Return T, the number of windows that all modalities have (method.md §2).
 
-    def _check_missing(self, missing: list[str], total: int, kind: str) -> None:
-        if missing:
-            message = f"{len(missing)} of {total} {kind} missing: {format_list(missing)}"
-            raise DataError(f"{self.path}: {message}; add them or correct feat_folder")
+        Raises:
+            DataError: the network expects another width, or the modalities' lengths differ by more than 10 %.
+        """
+        for modality, shape in shapes.items():
+            if len(shape) != 2 or shape[0] == 0 or shape[1] != self.dims[modality]:
+                expected = f"expected (T, {self.dims[modality]})"
+                remedy = "set model.input_dim_visual and model.input_dim_audio to the features' widths"
+                raise DataError(f"{self.path}: {modality} features of {video_id}: shape {shape}, {expected}; {remedy}")
+        lengths = [shape[0] for shape in shapes.values()]
+        shortest, longest = min(lengths), max(lengths)
+        if longest - shortest > MAX_LENGTH_MISMATCH * longest:
+            windows = " and ".join(f"{shape[0]} {modality}" for modality, shape in shapes.items())
+            remedy = "extract them again with one stride"
+            raise DataError(f"{self.path}: video {video_id}: {windows} windows, more than 10 % apart; {remedy}")
+        return shortest
 
 
 class NpyFolder(_FeatureFiles):
     """A folder in the published layout: {prefix}{video_id}{suffix}.npy, one file per video and modality."""
 
     def __init__(self, folder: Path, dims: tuple[int, int], prefix: str, suffixes: tuple[str, str]):
-        super().__init__(folder, dims)
-        self.prefix, self.suffixes = prefix, suffixes  # suffixes of visual and audio files
+        affixes = {m: (prefix, f"{suffix}.npy") for m, suffix in zip(MODALITIES, suffixes, strict=True)}
+        super().__init__(folder, dims, affixes)
         if not folder.is_dir():
             raise DataError(f"{folder}: no such feature folder; set feat_folder to a folder, a pack (.h5) or planted")
 
-    @classmethod
-    def from_config(cls, config: DatasetConfig, dims: tuple[int, int]) -> "NpyFolder":
-        suffixes = (config.visual_suffix, config.audio_suffix)
-        return cls(Path(config.feat_folder), dims, config.file_prefix or "", suffixes)
+    def list_names(self) -> set[str]:
+        return {path.name for path in self.path.iterdir()}
 
     def paths(self, video_id: str) -> tuple[Path, Path]:
         """Return the visual and the audio file of a video."""
-        visual, audio = (self.path / f"{self.prefix}{video_id}{suffix}.npy" for suffix in self.suffixes)
+        visual, audio = (self.path / self.name(modality, video_id) for modality in MODALITIES)
         return visual, audio
 
-    def video_ids(self) -> list[str]:
-        names = {path.name for path in self.path.iterdir()}
-        candidates = {name.removeprefix(self.prefix).removesuffix(f"{self.suffixes[0]}.npy") for name in names}
-        return sorted(i for i in candidates if all(path.name in names for path in self.paths(i)))
-
-    def lengths(self, videos: list[Video]) -> list[int]:
-        present = {path.name for path in self.path.iterdir()}
-        wanted = [self._file(modality, video.video_id).name for video in videos for modality in self.dims]
-        self._check_missing([name for name in wanted if name not in present], len(wanted), "feature files")
-        return [self.read_length(video.video_id) for video in videos]
-
     def read_shape(self, modality: str, video_id: str) -> tuple[int, ...]:
-        return read_npy_header(self._file(modality, video_id), "features (T, width)").shape
+        return read_npy_header(self.path / self.name(modality, video_id), "features (T, width)").shape
 
-    def read_rows(self, modality: str, video_id: str, length: int) -> np.ndarray:
-        return np.load(self._file(modality, video_id), allow_pickle=False)[:length]
-
-    def _file(self, modality: str, video_id: str) -> Path:
-        return self.paths(video_id)[MODALITIES.index(modality)]
+    def read_array(self, modality: str, video_id: str) -> np.ndarray:
+        return read_npy(self.path / self.name(modality, video_id), "features (T, width)")
 
 
 class Hdf5Pack(_FeatureFiles):
     """One HDF5 file with a data set visual/<video_id> and audio/<video_id> per video."""
 
-    def __init__(self, path: str | Path, dims: tuple[int, int]):
-        super().__init__(Path(path), dims)
+    def __init__(self, path: Path, dims: tuple[int, int]):
+        super().__init__(path, dims, {modality: (f"{modality}/", "") for modality in MODALITIES})
         self._file: h5py.File | None = None
         self._pid = 0
         self._open()
@@ -132,32 +146,29 @@ class Hdf5Pack(_FeatureFiles):
             self._file, self._pid = open_pack(self.path), os.getpid()
         return self._file
 
+    def list_names(self) -> set[str]:
+        return {self.name(modality, i) for modality in self.dims for i in packed_arrays(self._open(), modality)}
+
     def array(self, modality: str, video_id: str) -> h5py.Dataset | None:
         """Return the data set of a video, None where it is missing."""
         return packed_arrays(self._open(), modality).get(video_id)
 
-    def video_ids(self) -> list[str]:
-        return sorted(set.intersection(*(set(packed_arrays(self._open(), modality)) for modality in self.dims)))
-
-    def lengths(self, videos: list[Video]) -> list[int]:
-        ids = [video.video_id for video in videos]
-        missing = [i for i in ids if any(self.array(modality, i) is None for modality in self.dims)]
-        self._check_missing(missing, len(ids), "videos")
-        return [self.read_length(i) for i in ids]
-
     def read_shape(self, modality: str, video_id: str) -> tuple[int, ...]:
+        return self._find(modality, video_id).shape
+
+    def read_array(self, modality: str, video_id: str) -> np.ndarray:
+        try:
+            return self._find(modality, video_id)[()]
+        except OSError as error:
+            raise DataError(f"{self.path}: video {video_id}: {error}; pack the features again") from None
+
+    def _find(self, modality: str, video_id: str) -> h5py.Dataset:
         array = self.array(modality, video_id)
         if array is None:
             raise DataError(f"{self.path}: no {modality} features of {video_id}; extract them")
         if array.dtype.kind not in "fiu":
             raise DataError(f"{self.path}: {array.name}: holds {array.dtype}, expected numbers")
-        return array.shape
-
-    def read_rows(self, modality: str, video_id: str, length: int) -> np.ndarray:
-        try:
-            return packed_arrays(self._open(), modality)[video_id][:length]
-        except OSError as error:
-            raise DataError(f"{self.path}: video {video_id}: {error}; pack the features again") from None
+        return array
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_file": None}
@@ -184,26 +195,6 @@ def packed_arrays(pack: h5py.File, modality: str) -> Mapping[str, h5py.Dataset]:
     return group if isinstance(group, h5py.Group) else {}  # pyright: ignore[reportReturnType] a Group is a Mapping
 
 
-def check_shape(where: str, shape: tuple[int, ...], dim: int) -> None:
-    """Raise DataError unless the shape is (T, dim) with T at least 1."""
-    if len(shape) != 2 or shape[0] == 0 or shape[1] != dim:
-        widths = "model.input_dim_visual and model.input_dim_audio"
-        raise DataError(f"{where}: shape {shape}, expected (T, {dim}); set {widths} to the features' widths")
-
-
-def common_length(where: str, lengths: dict[str, int]) -> int:
-    """Return the number of windows that all modalities have (method.md §2).
-
-    Raises:
-        DataError: the modalities' lengths differ by more than 10 %.
-    """
-    shortest, longest = min(lengths.values()), max(lengths.values())
-    if longest - shortest > MAX_LENGTH_MISMATCH * longest:
-        windows = " and ".join(f"{length} {modality}" for modality, length in lengths.items())
-        raise DataError(f"{where}: {windows} windows, more than 10 % apart; extract them again with one stride")
-    return shortest
-
-
 def open_feature_files(config: DatasetConfig, dims: tuple[int, int]) -> NpyFolder | Hdf5Pack:
     """Open a data set's pack or folder.
 
@@ -213,9 +204,10 @@ def open_feature_files(config: DatasetConfig, dims: tuple[int, int]) -> NpyFolde
     Raises:
         DataError: the folder or pack is missing, or the pack is damaged.
     """
-    if is_pack(config.feat_folder):
-        return Hdf5Pack(config.feat_folder, dims)
-    return NpyFolder.from_config(config, dims)
+    place = Path(config.feat_folder)
+    if is_pack(place):
+        return Hdf5Pack(place, dims)
+    return NpyFolder(place, dims, config.file_prefix or "", (config.visual_suffix, config.audio_suffix))
 
 
 def open_features(task: TaskSpec, config: Config) -> FeatureSource:

@@ -16,7 +16,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from libs.core.errors import UserError, is_out_of_memory
 from libs.core.types import PACK_SUFFIXES
 from libs.features.provenance import SUFFIXES, FeatureProvenance
-from libs.features.store import open_store
+from libs.features.store import FeatureStore
 from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES
 from libs.media.container import format_path
 from libs.media.encoders.build import build_encoder
@@ -68,7 +68,7 @@ class VideoExtractor:
         provenance = FeatureProvenance(
             self.encoder.name, *widths, settings.stride, WINDOW_FRAMES, FRAME_RATE_HZ, settings.streams, *names
         )
-        self.store = open_store(settings.out, provenance)
+        self.store = FeatureStore(settings.out, provenance)
 
     def __reduce__(self):
         """Pickle the settings only: each worker process builds its own extractor, once."""

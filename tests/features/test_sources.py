@@ -54,7 +54,7 @@ def test_open_features_feat_folder_selects_the_source(tiny, run_script):
 
 def test_npy_folder_lengths_that_differ_by_one_are_cut(tiny):
     _, task, annotations = open_tiny_task(tiny)
-    video, source = annotations.videos[0], NpyFolder.from_config(task.dataset, DIMS)
+    video, source = annotations.videos[0], open_feature_files(task.dataset, DIMS)
     _, audio_path = source.paths(video.video_id)
     whole = np.load(audio_path)
     np.save(audio_path, whole[:-1])
@@ -64,14 +64,14 @@ def test_npy_folder_lengths_that_differ_by_one_are_cut(tiny):
 
 def test_npy_folder_unwanted_modality_is_not_read(tiny):
     _, task, annotations = open_tiny_task(tiny)
-    video, source = annotations.videos[0], NpyFolder.from_config(task.dataset, (12, 0))
+    video, source = annotations.videos[0], open_feature_files(task.dataset, (12, 0))
     source.paths(video.video_id)[1].unlink()
     assert source.load(video).audio.shape == (source.lengths([video])[0], 0)
 
 
 def test_npy_folder_video_ids_lists_whole_videos(tiny):
     _, task, annotations = open_tiny_task(tiny)
-    source = NpyFolder.from_config(task.dataset, DIMS)
+    source = open_feature_files(task.dataset, DIMS)
     first, *others = sorted(video.video_id for video in annotations.videos)
     source.paths(first)[1].unlink()
     assert source.video_ids() == others
@@ -95,14 +95,14 @@ def test_hdf5_pack_that_is_broken_is_a_user_error(tiny, run_script):
     assert_user_error(*run_script("train.py", *arguments)[::2], "broken.h5: not a readable HDF5 pack")
     with h5py.File(pack, "w") as file:
         file["visual"] = 3
-    assert_user_error(*run_script("train.py", *arguments)[::2], "12 of 12 videos missing")
+    assert_user_error(*run_script("train.py", *arguments)[::2], "24 of 24 features missing")
 
 
 def test_hdf5_pack_of_other_videos_is_a_user_error(tiny, run_script):
     pack = tiny / "val.h5"
     assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack, "--splits", "val")[0] == 0
     arguments = [tiny / "tiny.yaml", "-o", f"TASK2.dataset.feat_folder={pack}", "--tasks", "2"]
-    assert_user_error(*run_script("train.py", *arguments)[::2], "12 of 12 videos missing: avel_train_0000")
+    assert_user_error(*run_script("train.py", *arguments)[::2], "24 of 24 features missing: visual/avel_train_0000")
 
 
 def test_hdf5_pack_each_process_opens_its_own_handle(tiny, run_script):

@@ -28,7 +28,7 @@ def remove_features(tiny):
     removed = list_features(tiny)[:5]
     for path in removed:
         path.unlink()
-    return ["5 of 24 feature files missing", removed[0].name, removed[2].name, "and 2 more"]
+    return ["5 of 24 features missing", removed[0].name, removed[2].name, "and 2 more"]
 
 
 def truncate_file(tiny):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from libs.features.provenance import read_provenance
-from libs.features.sources import Hdf5Pack, NpyFolder
+from libs.features.sources import Hdf5Pack, NpyFolder, open_feature_files
 from tests.conftest import assert_user_error, open_tiny_task
 
 DIMS = (12, 10)
@@ -36,7 +36,7 @@ def test_pack_features_after_ctrl_c_continues(tiny, run_script, monkeypatch):
     assert len(loaded) == 25 + 1  # 25 videos, one of them twice
     assert read_provenance(pack) == {**record, "prefix": "", "made_of": f"TASK2 {tiny / 'avel/av_features'} float16"}
     _, task, annotations = open_tiny_task(tiny)
-    packed, plain = Hdf5Pack(pack, DIMS), NpyFolder.from_config(task.dataset, DIMS)
+    packed, plain = Hdf5Pack(pack, DIMS), open_feature_files(task.dataset, DIMS)
     for video in annotations.videos:
         for a, b in zip(packed.load(video), plain.load(video), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -48,7 +48,6 @@ def test_pack_features_killed_continues(tiny, run_script):
     code = (
         "import os, runpy, sys\n"
         "from libs.features import store\n"
-        "store.RESERVATION_BYTES = 20_000\n"
         "add = store.PackWriter.add\n"
         "def killed(self, video_id, features):\n"
         "    add(self, video_id, features)\n"
@@ -61,7 +60,7 @@ def test_pack_features_killed_continues(tiny, run_script):
     assert (tiny / "pack.h5.part").exists() and not (tiny / "pack.h5").exists()
     assert run(run_script, tiny)[0] == 0
     _, task, annotations = open_tiny_task(tiny)
-    packed, plain = Hdf5Pack(tiny / "pack.h5", DIMS), NpyFolder.from_config(task.dataset, DIMS)
+    packed, plain = Hdf5Pack(tiny / "pack.h5", DIMS), open_feature_files(task.dataset, DIMS)
     for video in annotations.videos:
         np.testing.assert_array_equal(packed.load(video).audio, plain.load(video).audio)
 
@@ -93,7 +92,7 @@ def test_pack_features_second_process_changes_nothing(tiny, run_script):
         other.stdout.readline()
         before = part.read_bytes()
         status, _, err = run(run_script, tiny)
-        assert_user_error(status, err, f"{part}: another process is packing here")
+        assert_user_error(status, err, f"{part}: cannot be written, or another process is packing here")
         assert part.read_bytes() == before
         other.communicate(b"\n")
     # That part was not made of these features, so it is overwritten.
