@@ -4,8 +4,8 @@ python tools/document_config.py
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -22,31 +22,28 @@ def describe_type(schema: dict) -> str:
         return " or ".join(describe_type(option) for option in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if "prefixItems" in schema:
+        return f"[{', '.join(map(describe_type, schema['prefixItems']))}]"
     if schema.get("type") == "array":
-        items = schema.get("prefixItems")
-        if items:
-            return f"[{', '.join(describe_type(item) for item in items)}]"
         return f"list of {describe_type(schema['items'])}"
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
     limits = [f"{sign} {schema[name]:g}" for name, sign in signs.items() if abs(schema.get(name, 1e12)) < 1e12]
     return f"{schema['type']} {' and '.join(limits)}".strip()
 
 
-def format_section(name: str, model: type[BaseModel]) -> Iterator[str]:
+def format_section(name: str, model: type[BaseModel]) -> str:
     """Format a section as a heading and a table of its keys, followed by the sections in it."""
-    yield f"\n## `{name}`\n\n{(model.__doc__ or '').splitlines()[0]}\n"
-    yield "| key | type | default | meaning |\n|---|---|---|---|"
-    properties = model.model_json_schema(mode="validation")["properties"]
-    sections = {}
+    lines = [f"\n## `{name}`\n\n{(model.__doc__ or '').splitlines()[0]}\n"]
+    lines += ["| key | type | default | meaning |\n|---|---|---|---|"]
+    properties, sections = model.model_json_schema(mode="validation")["properties"], []
     for key, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            sections[key] = field.annotation
-        elif not field.exclude:
-            default = "" if field.is_required() else f"`{json.dumps(properties[key]['default'])}`"
-            description = (field.description or "").replace("<", "\\<")
-            yield f"| `{key}` | {describe_type(properties[key])} | {default} | {description} |"
-    for key, section in sections.items():
-        yield from format_section(f"{name}.{key}", section)
+            sections.append(format_section(f"{name}.{key}", field.annotation))
+            continue
+        default = "" if field.is_required() else f"`{json.dumps(properties[key]['default'])}`"
+        description = (field.description or "").replace("<", "\\<")
+        lines.append(f"| `{key}` | {describe_type(properties[key])} | {default} | {description} |")
+    return "\n".join([*lines, *sections])
 
 
 def format_page() -> str:
@@ -58,10 +55,8 @@ def format_page() -> str:
         tious = f"{first:g}:{last:g}:{second - first:g}"
         modalities, drop = ", ".join(defaults.shows_in), json.dumps(defaults.drop_repeats)
         lines.append(f"| {name} | {modalities} | {tious} | {drop} | {defaults.prompt} |")
-    lines += format_section("TASKn", TaskSpec)
-    for key, field in Config.model_fields.items():
-        if key != "tasks":
-            lines += format_section(key, field.annotation)  # pyright: ignore[reportArgumentType]  # all are sections
+    sections: dict[str, Any] = {key: field.annotation for key, field in Config.model_fields.items() if key != "tasks"}
+    lines += [format_section(key, section) for key, section in {"TASKn": TaskSpec, **sections}.items()]
     return introduction + MARKER + "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from libs.core.errors import ConfigError
 from libs.core.types import MODALITIES
@@ -70,12 +70,24 @@ Splits = Annotated[tuple[Split, ...], _tuple_or(lambda name: (name,)), Field(min
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Tious = Annotated[tuple[Fraction, ...], _tuple_or(parse_tious), Field(min_length=1)]
 Modality = Literal["visual", "audio"]
+NmsMethod = Literal["soft", "soft_linear", "hard"]
 
 
 class Section(BaseModel):
     """Base of all configuration sections. `Section.model_validate({})` has the defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def list_requirements(self) -> dict[str, bool]:
+        """List what must hold between keys: the message of its error, and whether it holds."""
+        return {}
+
+    @model_validator(mode="after")
+    def _check_requirements(self):
+        for message, holds in self.list_requirements().items():
+            if not holds:
+                raise ValueError(message)
+        return self
 
 
 class PlantedConfig(Section):
@@ -85,9 +97,7 @@ class PlantedConfig(Section):
     signal: float = Field(0.5, ge=0, description="root mean square of an event's signal in a feature; the noise has 1")
     correlation: float = Field(0.7, ge=0, lt=1, description="correlation of the noise between neighbouring windows")
     distractors: float = Field(1.0, ge=0, description="mean number of unlabelled distractors per video")
-    shows_in: tuple[Modality, ...] | None = Field(
-        None, min_length=1, description="modalities of the events; null: by task_type"
-    )
+    shows_in: tuple[Modality, ...] | None = Field(None, min_length=1, description="modalities; null: by task_type")
 
 
 class DatasetConfig(Section):
@@ -113,29 +123,20 @@ class DatasetConfig(Section):
     )
     num_classes: int = Field(gt=0, description="number of classes")
     max_seq_len: int = Field(gt=0, description="longest training clip, in windows")
-    max_buffer_len_factor: float = Field(
-        6.0, gt=0, description="accepted for published files and not used: points are made for any length"
-    )
+    max_buffer_len_factor: float = Field(6.0, gt=0, description="not used: points are made for any length")
     force_upsampling: bool = Field(False, description="resize every clip to max_seq_len (ActivityNet)")
     class_aware: bool = Field(True, description="regress a pair of offsets per class; false: one for all")
     drop_repeats: bool | None = Field(None, description="drop repeated annotations; null: by task_type")
     max_videos: int | None = Field(None, gt=0, description="use only a split's first videos, to try things; null: all")
     planted: PlantedConfig = PlantedConfig.model_validate({})
 
-    @model_validator(mode="after")
-    def _check_held_out_classes(self):
-        if self.train_classes is not None and self.class_aware:
-            raise ValueError(
-                "train_classes: a held-out class cannot learn its own boundaries; set class_aware to false"
-            )
-        return self
-
-    @field_validator("crop_ratio")
-    @classmethod
-    def _check_order(cls, ratio):
-        if ratio is not None and ratio[0] > ratio[1]:
-            raise ValueError(f"expected the smaller fraction first, got {list(ratio)}")
-        return ratio
+    def list_requirements(self) -> dict[str, bool]:
+        first, last = self.crop_ratio or (0.0, 1.0)
+        held_out = "train_classes: a held-out class cannot learn its own boundaries; set class_aware to false"
+        return {
+            held_out: self.train_classes is None or not self.class_aware,
+            "crop_ratio: expected the smaller fraction first": first <= last,
+        }
 
 
 class TaskTrainConfig(Section):
@@ -152,9 +153,7 @@ class TaskTestConfig(Section):
     pre_nms_thresh: Fraction = Field(0.001, description="scores up to this are dropped before NMS")
     pre_nms_topk: int = Field(2000, gt=0, description="(point, class) pairs per level that go to NMS")
     duration_thresh: float = Field(0.05, ge=0, description="segments up to this length are dropped, in grid units")
-    nms_method: Literal["soft", "soft_linear", "hard"] = Field(
-        "soft", description="how overlapping segments lose score: Gaussian or linear decay, or removal"
-    )
+    nms_method: NmsMethod = Field("soft", description="overlaps lose score by Gaussian or linear decay, or are removed")
     multiclass_nms: bool = Field(True, description="NMS per class; false: over all classes, with segment voting")
     nms_sigma: float = Field(0.4, ge=1e-6, description="soft: scores decay by exp(-IoU^2/sigma)")
     iou_threshold: Fraction = Field(0.7, description="hard and soft_linear: IoU from which segments compete")
@@ -168,9 +167,9 @@ class TaskTestConfig(Section):
 
 
 class TaskSpec(Section):
-    """A task: everything in which it differs from other tasks. `key` is the name of its block (TASK1, …)."""
+    """A task: everything in which it differs from other tasks."""
 
-    key: str = Field(exclude=True)
+    _key: str = ""  # set by Config
     task_type: str = Field(pattern=r"^[A-Z]\w*$", description="TAL, AVEL, SED or a name of your own; names the experts")
     prompt: str | None = Field(None, description="sentence per class with {label} in it; null: by task_type")
     dataset_name: str = Field(description="name of the data set, in file names")
@@ -181,17 +180,16 @@ class TaskSpec(Section):
     train_cfg: TaskTrainConfig = TaskTrainConfig.model_validate({})
     test_cfg: TaskTestConfig = TaskTestConfig.model_validate({})
     batch_size: int = Field(16, gt=0, description="videos per step, over all ranks")
-    learning_rate: float = Field(
-        1e-3, gt=0, description="peak; the optimizer has the lowest of the chosen tasks, the others scale their loss"
-    )
+    learning_rate: float = Field(1e-3, gt=0, description="peak; the lowest is the optimizer's, others scale their loss")
     epochs: int = Field(5, gt=0, description="passes over the task's training videos during opt.num_train_epochs")
 
-    @field_validator("prompt")
-    @classmethod
-    def _check_label(cls, prompt):
-        if prompt is not None and "{label}" not in prompt:
-            raise ValueError(f"expected a sentence with {{label}} in it, got {prompt!r}")
-        return prompt
+    def list_requirements(self) -> dict[str, bool]:
+        return {"prompt: expected a sentence with {label} in it": self.prompt is None or "{label}" in self.prompt}
+
+    @property
+    def key(self) -> str:
+        """The name of the task's block: TASK1, TASK2, …"""
+        return self._key
 
     @property
     def defaults(self) -> TaskType:
@@ -232,25 +230,18 @@ class ModelConfig(Section):
     n_head: int = Field(4, gt=0, description="attention heads")
     modalities: tuple[Modality, ...] = Field(MODALITIES, min_length=1, description="modalities that the network reads")
     cross_attention: bool = Field(True, description="each modality attends to the other; false: to itself alone")
-    attention_window: int | None = Field(
-        None, gt=0, description="keys around a query that it attends to, in points of its level, odd; null: all"
-    )
+    attention_window: int | None = Field(None, gt=0, description="odd number of keys around each query; null: all")
     expert_levels: tuple[int, ...] | None = Field(
         None, description="pyramid levels with an expert per task type (blocks before the pyramid: level 0); null: all"
     )
-    classifier: Literal["prompt", "linear"] = Field(
-        "prompt", description="logits by cosine similarity with the prompts, or by a convolution per task"
-    )
+    classifier: Literal["prompt", "linear"] = Field("prompt", description="cosine with prompts, or linear per task")
     prompts: Literal["frozen", "random", "offsets", "context"] = Field(
         "frozen",
-        description="prompt tables as they are, random unit vectors, tables plus learned offsets, or embeddings of "
-        "learned vectors before the class name",
+        description="tables, random vectors, tables + learned offsets, or learned context before the class name",
     )
     context_length: int = Field(4, gt=0, description="prompts: context: number of learned vectors, in tokens")
     context_dim: int = Field(512, gt=0, description="prompts: context: width of the text encoder's tokens")
-    backbone_arch: tuple[int, int, int] = Field(
-        (2, 3, 5), description="embedding layers, stem blocks + 1, pyramid blocks"
-    )
+    backbone_arch: tuple[int, int, int] = Field((2, 3, 5), description="embeddings, stem blocks + 1, pyramid blocks")
     scale_factor: Literal[1, 2] = Field(2, description="stride of a pyramid block")
     regression_range: tuple[tuple[float, float], ...] = Field(
         ((0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, PYRAMID_END)),
@@ -261,9 +252,7 @@ class ModelConfig(Section):
     head_kernel_size: int = Field(3, gt=0, description="kernel of the heads' convolutions, in grid points; odd")
     head_num_layers: int = Field(3, gt=0, description="convolutions per head, including the output")
     use_abs_pe: bool = Field(True, description="absolute position encoding")
-    official_pos_embd: bool = Field(
-        False, description="published quirk: evaluation squeezes the whole position table into the length of a task"
-    )
+    official_pos_embd: bool = Field(False, description="published quirk: evaluation squeezes the position table")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability in attention and experts")
     drop_path: float = Field(0.1, ge=0, lt=1, description="probability that a sample skips a residual branch")
 
@@ -287,29 +276,20 @@ class ModelConfig(Section):
     def coarsest_stride(self) -> int:
         return self.scale_factor ** self.backbone_arch[2]
 
-    @model_validator(mode="after")
-    def _check_consistency(self):
-        if len(self.regression_range) != self.num_levels:
-            raise ValueError(
-                f"regression_range has {len(self.regression_range)} ranges, but backbone_arch makes "
-                f"{self.num_levels} levels (backbone_arch[2] + 1): give one range a level"
-            )
-        if any(low >= high for low, high in self.regression_range):
-            raise ValueError(f"regression_range: expected low < high in each range, got {list(self.regression_range)}")
-        if self.embd_dim % self.n_head:
-            raise ValueError(f"embd_dim {self.embd_dim} must be a multiple of n_head {self.n_head}")
-        if self.embd_kernel_size % 2 == 0 or self.head_kernel_size % 2 == 0:
-            raise ValueError("embd_kernel_size and head_kernel_size must be odd")
-        if self.backbone_arch[0] < 1 or self.backbone_arch[1] < 1 or self.backbone_arch[2] < 0:
-            raise ValueError("backbone_arch must be at least (1, 1, 0)")
-        if len(set(self.modalities)) < len(self.modalities):
-            raise ValueError(f"modalities: expected each once, got {list(self.modalities)}")
-        if self.attention_window is not None and self.attention_window % 2 == 0:
-            raise ValueError(f"attention_window {self.attention_window} must be odd: as many keys before as after")
-        wrong = sorted(level for level in self.expert_levels or () if not 0 <= level < self.num_levels)
-        if wrong:
-            raise ValueError(f"expert_levels: {wrong[0]}, expected levels from 0 to {self.num_levels - 1}")
-        return self
+    def list_requirements(self) -> dict[str, bool]:
+        ranges, levels, window = self.regression_range, self.num_levels, self.attention_window
+        odd = self.embd_kernel_size % 2 == self.head_kernel_size % 2 == 1
+        embedding, stem, _ = self.backbone_arch
+        return {
+            "backbone_arch must be at least (1, 1, 0)": min(embedding, stem, levels) >= 1,
+            f"regression_range: backbone_arch makes {levels} levels; give one range a level": len(ranges) == levels,
+            "regression_range: expected low < high in each range": all(low < high for low, high in ranges),
+            f"embd_dim {self.embd_dim} must be a multiple of n_head {self.n_head}": self.embd_dim % self.n_head == 0,
+            "embd_kernel_size and head_kernel_size must be odd": odd,
+            "modalities: expected each once": len(set(self.modalities)) == len(self.modalities),
+            f"attention_window {window} must be odd: as many keys before as after": window is None or window % 2 == 1,
+            f"expert_levels: expected 0 to {levels - 1}": set(self.expert_levels or ()) <= set(range(levels)),
+        }
 
 
 class OptimizerConfig(Section):
@@ -319,9 +299,7 @@ class OptimizerConfig(Section):
     clip_proj_lr: float = Field(1e-3, gt=0, description="learning rate of the prompt projection")
     warmup_epochs: int = Field(2, ge=0, description="epochs of linear warm-up, in addition to num_train_epochs")
     num_train_epochs: int = Field(5, gt=0, description="epochs after the warm-up")
-    schedule: Literal["cosine", "multistep"] = Field(
-        "cosine", description="learning rate after the warm-up: cosine decay, or steps at the milestones"
-    )
+    schedule: Literal["cosine", "multistep"] = Field("cosine", description="learning rate after the warm-up")
     milestones: tuple[int, ...] = Field((), description="multistep: epochs after the warm-up at which the rate drops")
     gamma: float = Field(0.1, gt=0, description="multistep: factor of each drop")
     clip_grad_norm: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
@@ -358,9 +336,7 @@ class RunConfig(Section):
     tasks: Annotated[str | None, BeforeValidator(lambda v: str(v) if type(v) is int else v)] = Field(
         None, description="tasks to use, such as 1-2 (--tasks); null: all in the file"
     )
-    init_from: str | None = Field(
-        None, description="checkpoint or run folder with the (EMA) weights to start from, where they fit (--init-from)"
-    )
+    init_from: str | None = Field(None, description="checkpoint or run whose (EMA) weights to start from (--init-from)")
     output_folder: str = Field("ckpt", description="folder of all runs' folders")
     seed: int = Field(1234567891, ge=0, lt=2**63, description="seed of weights, order and crops")
     precision: Literal["float32", "tf32", "bf16"] = Field(
@@ -385,25 +361,23 @@ class Config(Section):
     loader: LoaderConfig = LoaderConfig.model_validate({})
     run: RunConfig = RunConfig.model_validate({})
 
-    @model_validator(mode="after")
-    def _check_consistency(self):
+    def model_post_init(self, context: object) -> None:
         for key, task in self.tasks.items():
-            if task.dataset.max_seq_len % self.model.coarsest_stride:
-                raise ValueError(
-                    f"{key}.dataset.max_seq_len {task.dataset.max_seq_len} must be a multiple of the coarsest "
-                    f"pyramid stride {self.model.coarsest_stride}"
-                )
-            ignores_prompts = self.model.classifier == "linear" or self.model.prompts == "random"
-            if ignores_prompts and task.dataset.train_classes is not None:
-                raise ValueError(
-                    f"{key}.dataset.train_classes: held-out classes are found by their prompts; set "
-                    "model.classifier to prompt, and model.prompts to another value than random"
-                )
-        if self.opt.joint_steps and self.run.compile == "cuda_graphs":
-            raise ValueError(
-                "opt.joint_steps adds up gradients, which graphs of run.compile: cuda_graphs overwrite; choose inductor"
+            task._key = key
+
+    def list_requirements(self) -> dict[str, bool]:
+        graphs = "opt.joint_steps adds up gradients, which run.compile: cuda_graphs overwrites; choose inductor"
+        requirements = {graphs: not (self.opt.joint_steps and self.run.compile == "cuda_graphs")}
+        knows_prompts = self.model.classifier == "prompt" and self.model.prompts != "random"
+        for key, task in self.tasks.items():
+            name, length, stride = f"{key}.dataset", task.dataset.max_seq_len, self.model.coarsest_stride
+            multiple = f"{name}.max_seq_len {length} must be a multiple of the coarsest pyramid stride {stride}"
+            known = (
+                f"{name}.train_classes: held-out classes need model.classifier: prompt, and prompts that are not random"
             )
-        return self
+            holds_out = task.dataset.train_classes is not None
+            requirements |= {multiple: length % stride == 0, known: knows_prompts or not holds_out}
+        return requirements
 
     @property
     def max_seq_len(self) -> int:

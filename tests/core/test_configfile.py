@@ -135,7 +135,7 @@ def test_select_tasks_keeps_order_and_names_mistakes(tmp_path):
         ("TASK9.x=1", "the configuration has no TASK9; it has TASK1, TASK2, TASK3"),
         ("TASK1.key=x", "unknown key TASK1.key"),
         ("base=x.yaml", "a base is named in a file"),
-        ("TASK1.dataset.crop_ratio=[0.9]", "TASK1.dataset.crop_ratio: expected more values"),
+        ("TASK1.dataset.crop_ratio=[0.9]", "TASK1.dataset.crop_ratio.1 is missing"),
         ("model.head_kernel_size=-1", "model.head_kernel_size: expected greater than 0"),
         ("model.regression_range=[[4, 0], [4, 8], [8, 10000]]", "expected low < high"),
         ("TASK1.learning_rate=.inf", "TASK1.learning_rate"),
@@ -164,10 +164,10 @@ def test_load_config_bad_file_is_named(tmp_path):
     check("TASK1: [", "line 1: not valid YAML")
     check("model: {}\nmodel: {}", "given twice")
     check("- 1", "expected a YAML mapping")
-    check("model: {}", "no task")
+    check("model: {}", "expected blocks TASK1")
     check("base: bad.yaml", "leads back to itself")
     check("base: absent.yaml", "absent.yaml: no such configuration file")
-    check("tasks: {}", "unknown key tasks")
+    check("tasks: {}", "no key `tasks`")
     check("TASK1: {task_type: TAL}", "TASK1.dataset_name is missing")
     with pytest.raises(ConfigError, match=r"none.yaml: no such configuration file"):
         load_config(tmp_path / "none.yaml")
