@@ -1,6 +1,5 @@
 """Build the C++ and CUDA extensions where PyTorch and compilers are found; otherwise print the reason and go on."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,22 +16,6 @@ def join_lines(message: object) -> str:
     return " ".join(str(message).split())
 
 
-def check_nvcc(cuda_home: str | None, torch_cuda: str) -> str | None:
-    """Check that a CUDA toolkit can build for this PyTorch. Returns the reason if not."""
-    if cuda_home is None:
-        return f"no nvcc found: install the toolkit of PyTorch's CUDA, {torch_cuda}"
-    command = [f"{cuda_home}/bin/nvcc", "--version"]
-    try:
-        version = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        return f"nvcc does not run ({join_lines(error)})"
-    match = re.search(r"release (\d+)\.", version)
-    release = match[1] if match else "unknown"
-    if release != torch_cuda.partition(".")[0]:
-        return f"nvcc is of CUDA {release}: install the toolkit of PyTorch's {torch_cuda}"
-    return None
-
-
 def list_extensions() -> dict:
     """List the keyword arguments of setup() for what can be built, none without PyTorch."""
     try:
@@ -47,15 +30,14 @@ def list_extensions() -> dict:
     common = {"py_limited_api": True, "optional": True, "depends": [str(header) for header in Path(CSRC).glob("*.h")]}
     modules = [CppExtension(CPU, [f"{CSRC}/nms_cpu.cpp"], extra_compile_args=flags, **common)]
     skipped = {}
-    if torch.version.cuda:
-        if reason := check_nvcc(CUDA_HOME, torch.version.cuda):
-            skipped[CUDA] = reason
-        else:
-            # Without fused multiply-add, results are rounded as on CPUs.
-            nvcc = ["-O3", "--fmad=false", *(f"-gencode=arch={code}" for code in CUDA_CODES)]
-            sources = [f"{CSRC}/nms_cuda.cu", f"{CSRC}/nms_cuda_binding.cpp"]
-            arguments = {"cxx": ["-O3"], "nvcc": nvcc}
-            modules.append(CUDAExtension(CUDA, sources, extra_compile_args=arguments, **common))
+    if torch.version.cuda and CUDA_HOME is None:
+        skipped[CUDA] = f"no nvcc found: install the toolkit of PyTorch's CUDA, {torch.version.cuda}"
+    elif torch.version.cuda:
+        # Without fused multiply-add, results are rounded as on CPUs.
+        nvcc = ["-O3", "--fmad=false", *(f"-gencode=arch={code}" for code in CUDA_CODES)]
+        sources = [f"{CSRC}/nms_cuda.cu", f"{CSRC}/nms_cuda_binding.cpp"]
+        arguments = {"cxx": ["-O3"], "nvcc": nvcc}
+        modules.append(CUDAExtension(CUDA, sources, extra_compile_args=arguments, **common))
     build_ext = make_optional(BuildExtension.with_options(use_ninja=False), skipped)
     return {"ext_modules": modules, "cmdclass": {"build_ext": build_ext}}
 
@@ -86,7 +68,7 @@ def make_optional(build_ext: type, skipped: dict[str, str]) -> type:
                     super().build_extensions()
                     break
                 except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-                    # PyTorch rejects a compiler before it builds anything, most often CUDA's, which comes last.
+                    # PyTorch rejects nvcc or g++ before it builds anything, most often CUDA's, which comes last.
                     skipped[self.extensions.pop().name] = join_lines(error)
 
         def build_extension(self, extension):

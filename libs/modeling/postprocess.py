@@ -36,18 +36,9 @@ def decode_predictions(
     """
     config = spec.test_cfg
     candidates, splits = _select_candidates(prediction, config)
-    rows, scores, counts = nms_1d(
-        candidates.segments,
-        candidates.scores,
-        candidates.labels,
-        splits,
-        method=config.nms_method,
-        multiclass=config.multiclass_nms,
-        iou_threshold=config.iou_threshold,
-        sigma=config.nms_sigma,
-        min_score=config.min_score,
-        max_seg_num=config.max_seg_num,
-    )
+    named_alike = config.model_dump(include={"iou_threshold", "min_score", "max_seg_num"})
+    options = {"method": config.nms_method, "multiclass": config.multiclass_nms, "sigma": config.nms_sigma}
+    rows, scores, counts = nms_1d(*candidates, splits, **options, **named_alike)
     # Rows beyond a video's count are zeros, which index candidate 0 where there is one; they are cut off below.
     segments, labels = (
         x[rows] if len(x) else x.new_zeros(*rows.shape, *x.shape[1:]) for x in (candidates.segments, candidates.labels)
@@ -119,27 +110,21 @@ def load_external_scores(spec: TaskSpec, videos: list[Video]) -> ExternalScores 
     """
     if spec.test_cfg.ext_score_file is None:
         return None
-    path = Path(spec.test_cfg.ext_score_file)
-    tree = read_json(path, f"{{video_id: [score per class]}} ({spec.key}.test_cfg.ext_score_file names it)")
+    path, key = Path(spec.test_cfg.ext_score_file), f"{spec.key}.test_cfg.ext_score_file"
+    tree = read_json(path, f"{{video_id: [score per class]}} ({key} names it)")
     results = tree.get("results", tree) if isinstance(tree, dict) else None
     if not isinstance(results, dict):
         raise DataError(f"{path}: expected a JSON object {{video_id: [score a class]}}")
-    scores = {}
+    scores, num_classes = {}, spec.dataset.num_classes
     for video_id, row in results.items():
         try:
-            scores[video_id] = np.asarray(row, np.float64)
+            scores[video_id] = values = np.asarray(row, np.float64)
+            usable = values.shape == (num_classes,) and ((values >= 0) & (values <= 1)).all()
         except (TypeError, ValueError):
-            raise DataError(f"{path}: {video_id}: expected a list of numbers, got {str(row)[:40]}") from None
-        if scores[video_id].shape != (spec.dataset.num_classes,):
-            raise DataError(
-                f"{path}: {video_id}: expected {spec.dataset.num_classes} scores, one a class of {spec.key}"
-            )
-        if not (scores[video_id] >= 0).all() or not (scores[video_id] <= 1).all():
-            raise DataError(f"{path}: {video_id}: expected scores between 0 and 1")
-    missing = [video.video_id for video in videos if video.video_id not in scores]
-    if missing:
-        raise DataError(
-            f"{path}: no scores of {len(missing)} of {len(videos)} videos, {missing[0]} the first; add them or unset "
-            f"{spec.key}.test_cfg.ext_score_file"
-        )
+            usable = False
+        if not usable:
+            raise DataError(f"{path}: {video_id}: expected {num_classes} scores between 0 and 1, got {str(row)[:40]}")
+    if missing := [video.video_id for video in videos if video.video_id not in scores]:
+        some = f"{len(missing)} of {len(videos)} videos, {missing[0]} the first"
+        raise DataError(f"{path}: no scores of {some}; add them or unset {key}")
     return scores

@@ -9,15 +9,15 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 SCHEMA = (
     "nms_1d(Tensor segments, Tensor scores, Tensor groups, Tensor splits, str method, float iou_threshold, "
     "float sigma, float min_score, int max_seg_num) -> (Tensor, Tensor, Tensor)"
 )
-NMS_METHODS = ("soft", "soft_linear", "hard")
 
 
-def pairwise_iou(a: torch.Tensor, b: torch.Tensor, area_eps: float = 0.0) -> torch.Tensor:
+def pairwise_iou(a: Tensor, b: Tensor, area_eps: float = 0.0) -> Tensor:
     """Compute the IoU of segments a (N, 2) with b (M, 2).
 
     Args:
@@ -64,11 +64,10 @@ def nms_1d_torch(segments, scores, groups, splits, method, iou_threshold, sigma,
 
 def _load_extension(name: str) -> str | None:
     """Load an extension that setup.py built. Returns the reason if that is not possible."""
-    folder, reason = Path(__file__).parent, "it is not built"
+    folder = Path(__file__).parent
     note = folder / f"{name}.txt"  # written by setup.py
-    if note.exists():
-        reason = f"it could not be built ({note.read_text(encoding='utf-8')})"
-    for path in [*sorted(folder.glob(f"{name}*.so")), *sorted(folder.glob(f"{name}*.pyd"))]:
+    reason = f"it could not be built ({note.read_text(encoding='utf-8')})" if note.exists() else "it is not built"
+    for path in sorted([*folder.glob(f"{name}*.so"), *folder.glob(f"{name}*.pyd")]):
         try:
             torch.ops.load_library(path)
             return None
@@ -117,10 +116,10 @@ _LIBRARY = _load_operator()  # an operator is declared as long as its library ob
 
 
 def nms_1d(
-    segments: torch.Tensor,
-    scores: torch.Tensor,
-    labels: torch.Tensor,
-    splits: torch.Tensor,
+    segments: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    splits: Tensor,
     *,
     method: str = "soft",
     multiclass: bool = True,
@@ -128,7 +127,7 @@ def nms_1d(
     sigma: float = 0.4,
     min_score: float = 0.001,
     max_seg_num: int = 100,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Run NMS on the segments of several videos, each on its own (method.md §7).
 
     Args:
@@ -148,9 +147,7 @@ def nms_1d(
     return torch.ops.uniav.nms_1d(segments.float(), scores.float(), groups, splits, *options)
 
 
-def vote_segments(
-    kept: torch.Tensor, segments: torch.Tensor, scores: torch.Tensor, splits: torch.Tensor, voting_thresh: float
-) -> torch.Tensor:
+def vote_segments(kept: Tensor, segments: Tensor, scores: Tensor, splits: Tensor, voting_thresh: float) -> Tensor:
     """Replace each kept segment by the score-weighted mean of the segments that overlap it (segment voting).
 
     Args:

@@ -15,11 +15,12 @@ import torch
 
 from libs.core.types import Prediction
 from libs.modeling.postprocess import decode_predictions
-from libs.ops.nms import NMS_METHODS, nms_1d, nms_1d_torch, vote_segments
+from libs.ops.nms import nms_1d, nms_1d_torch, vote_segments
 from setup import CPU, CUDA, CUDA_CODES, make_optional
 from tests import oracles
 from tests.conftest import ROOT
 
+NMS_METHODS = ("soft", "soft_linear", "hard")
 CSRC = ROOT / "libs/ops/csrc"
 SETTINGS = {"iou_threshold": 0.5, "sigma": 0.4, "min_score": 0.01, "max_seg_num": 20}
 COMPILER = shutil.which("g++") or shutil.which("clang++")
