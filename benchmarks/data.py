@@ -16,8 +16,9 @@ from libs.core.config import Config, TaskSpec
 from libs.core.types import MODALITIES, Batch, Clip, Targets, Video
 from libs.datasets.annotations import Annotations
 from libs.datasets.clips import ClipDataset
-from libs.datasets.loaders import TrainStream, build_dataset, collate
+from libs.datasets.loaders import TrainStream, collate
 from libs.datasets.task_data import TaskData
+from libs.features.sources import open_features
 from libs.modeling.points import make_points, make_targets
 
 FPS = 16.0
@@ -106,7 +107,7 @@ def build_loader_case(settings: BenchmarkSettings, task: TaskSpec) -> BenchmarkC
     pack, config = Path(folder.name) / "pack.h5", settings.config
     videos = write_pack(pack, task, settings.loader_videos, config.model.input_dims)
     task = task.model_copy(update={"dataset": task.dataset.model_copy(update={"feat_folder": str(pack)})})
-    dataset = build_dataset(videos, task, config)
+    dataset = ClipDataset(videos, open_features(task, config), task, config.run.seed)
     no_workers = config.model_copy(update={"loader": config.loader.model_copy(update={"num_workers": 0})})
 
     def load_epoch(config: Config) -> Batch:

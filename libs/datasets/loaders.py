@@ -8,16 +8,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from libs.core.config import Config, TaskSpec
+from libs.core.config import Config
 from libs.core.errors import ConfigError, DataError, UserError
-from libs.core.types import Batch, Video
+from libs.core.types import Batch
 from libs.datasets.clips import ClipDataset, Item
-from libs.features.sources import open_features
-
-
-def build_dataset(videos: list[Video], task: TaskSpec, config: Config) -> ClipDataset:
-    """Build a task's dataset with the features that its configuration names."""
-    return ClipDataset(videos, open_features(task, config), task, config.run.seed)
 
 
 def padded_length(length: int, max_seq_len: int, stride: int, tight: bool = False) -> int:
@@ -61,26 +55,21 @@ def _make_zeros(features: list[torch.Tensor], length: int) -> torch.Tensor:
     return torch.empty(0, dtype=dtype).set_(storage).view(shape)
 
 
-class TrainBatches:
-    """Endless batches of (cycle, index) keys. Each cycle is a new permutation without its last, incomplete batch.
+def generate_train_batches(
+    num_videos: int, batch_size: int, seed: int, first: int, rank: int, ranks: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield endless batches of (cycle, index) keys: a rank's share of batch first, first + 1, …
 
-    Batch n is a function of (seed, n), so a resumed stream starts at batch `first`. Each rank takes its share of the
-    same whole batch.
+    Each cycle is a new permutation without its last, incomplete batch. Batch n is a function of (seed, n), so a
+    resumed run continues as if it had not stopped.
     """
-
-    def __init__(self, videos: int, batch_size: int, seed: int, first: int, rank: int, ranks: int):
-        self.videos, self.batch_size, self.seed, self.first = videos, batch_size, seed, first
-        share = batch_size // ranks
-        self.rows = slice(rank * share, (rank + 1) * share)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        batches = self.videos // self.batch_size
-        cycle, batch = divmod(self.first, batches)
-        while True:
-            order = np.random.default_rng([self.seed, cycle]).permutation(self.videos)
-            for first in range(batch * self.batch_size, batches * self.batch_size, self.batch_size):
-                yield [(cycle, int(i)) for i in order[first : first + self.batch_size][self.rows]]
-            cycle, batch = cycle + 1, 0
+    batches, share = num_videos // batch_size, batch_size // ranks
+    cycle, start = divmod(first, batches)
+    while True:
+        order = np.random.default_rng([seed, cycle]).permutation(num_videos)[: batches * batch_size]
+        for batch in order.reshape(batches, ranks, share)[start:, rank].tolist():
+            yield [(cycle, i) for i in batch]
+        cycle, start = cycle + 1, 0
 
 
 class TrainStream:
@@ -123,10 +112,12 @@ class TrainStream:
     def _fetch(self) -> Batch:
         if self._iterator is None:
             batch_size, seed = self._dataset.task.batch_size, self._config.run.seed
-            batches = TrainBatches(len(self._dataset), batch_size, seed, self.num_batches_seen, self._rank, self._ranks)
-            self._iterator = iter(_build_loader(self._dataset, self._config, batches, tight=False))
+            batches = generate_train_batches(
+                len(self._dataset), batch_size, seed, self.num_batches_seen, self._rank, self._ranks
+            )
+            self._iterator = _load_batches(self._dataset, self._config, batches, tight=False)
         with torch.cuda.stream(self._copy_stream):  # no effect on a CPU, where it is None
-            return _next_batch(self._iterator).to(self._device)
+            return next(self._iterator).to(self._device)
 
 
 class EvalBatches:
@@ -136,31 +127,29 @@ class EvalBatches:
     """
 
     def __init__(self, dataset: ClipDataset, config: Config, rank: int = 0, ranks: int = 1):
-        self.dataset = dataset
+        self.dataset, self._config = dataset, config
         spec, stride = dataset.task.dataset, config.model.coarsest_stride
         # The published position encoding depends on the padded length, so that must be the published one as well.
-        tight = not config.model.official_pos_embd
+        self._tight = not config.model.official_pos_embd
         groups: dict[int, list[int]] = {}
         for index, length in enumerate(dataset.lengths):
             length = spec.max_seq_len if spec.force_upsampling else length
-            groups.setdefault(padded_length(length, spec.max_seq_len, stride, tight), []).append(index)
+            groups.setdefault(padded_length(length, spec.max_seq_len, stride, self._tight), []).append(index)
         size = config.loader.eval_batch_size
         batches = [group[i : i + size] for _, group in sorted(groups.items()) for i in range(0, len(group), size)]
         self._batches = batches[rank::ranks]
-        self._loader = _build_loader(dataset, config, self._batches, tight)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        iterator = iter(self._loader)
-        for _ in range(len(self)):
-            yield _next_batch(iterator)
+        return _load_batches(self.dataset, self._config, self._batches, self._tight)
 
 
-def _build_loader(dataset: ClipDataset, config: Config, batches: Iterable[list], tight: bool) -> DataLoader:
+def _load_batches(dataset: ClipDataset, config: Config, batches: Iterable[list], tight: bool) -> Iterator[Batch]:
+    """Yield batches. A loader process's UserError is raised without DataLoader's traceback in its message."""
     max_seq_len, stride = dataset.task.dataset.max_seq_len, config.model.coarsest_stride
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=config.loader.num_workers,
@@ -168,11 +157,7 @@ def _build_loader(dataset: ClipDataset, config: Config, batches: Iterable[list],
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # so that opening a loader does not change the network's random numbers
     )
-
-
-def _next_batch(iterator: Iterator[Batch]) -> Batch:
-    """Return the next batch. A loader process's UserError is raised without DataLoader's traceback in its message."""
     try:
-        return next(iterator)
+        yield from loader
     except UserError as error:
         raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None

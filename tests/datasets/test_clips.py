@@ -4,9 +4,13 @@ import torch
 
 from libs.core.errors import DataError
 from libs.core.types import Clip, Video
-from libs.datasets.clips import crop
-from libs.datasets.loaders import build_dataset
+from libs.datasets.clips import ClipDataset, crop
+from libs.features.sources import open_features
 from tests.conftest import open_tiny_task
+
+
+def build_dataset(videos, task, config):
+    return ClipDataset(videos, open_features(task, config), task, config.run.seed)
 
 
 def assert_same_items(a, b):

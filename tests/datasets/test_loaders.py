@@ -3,14 +3,14 @@ import warnings
 import pytest
 
 from libs.core.errors import ConfigError, DataError
-from libs.datasets.loaders import EvalBatches, TrainBatches, TrainStream, build_dataset, collate
+from libs.datasets.loaders import EvalBatches, TrainStream, collate, generate_train_batches
 from tests.conftest import open_tiny_task
-from tests.datasets.test_clips import make_item
+from tests.datasets.test_clips import build_dataset, make_item
 
 
-def test_train_batches_resume_share_and_shuffle():
+def test_generate_train_batches_resume_share_and_shuffle():
     def take(first, rank=0, ranks=1, n=9):
-        batches = iter(TrainBatches(videos=11, batch_size=4, seed=3, first=first, rank=rank, ranks=ranks))
+        batches = generate_train_batches(11, batch_size=4, seed=3, first=first, rank=rank, ranks=ranks)
         return [next(batches) for _ in range(n)]
 
     whole = take(0)

@@ -7,7 +7,7 @@ from libs.core.errors import DataError
 from libs.core.prompts import load_prompts
 from libs.core.types import Video
 from libs.datasets.clips import ClipDataset
-from libs.datasets.loaders import EvalBatches, build_dataset, collate
+from libs.datasets.loaders import EvalBatches, collate
 from libs.features.planted import PlantedSource
 from libs.features.sources import Hdf5Pack, NpyFolder, open_feature_files, open_features
 from tests.conftest import assert_user_error, open_tiny_task
@@ -111,7 +111,7 @@ def test_hdf5_pack_each_process_opens_its_own_handle(tiny, run_script):
     assert run_script("tools/pack_features.py", tiny / "tiny.yaml", "2", pack)[0] == 0
     config, task, annotations = open_tiny_task(tiny, feat_folder=str(pack))
     config = config.model_copy(update={"loader": config.loader.model_copy(update={"num_workers": 2})})
-    dataset = build_dataset(annotations.select_splits(("test",)), task, config)
+    dataset = ClipDataset(annotations.select_splits(("test",)), open_features(task, config), task)
     alone = {clip.video_id: visual for clip, visual, _ in (dataset[i] for i in range(len(dataset)))}
     for batch in EvalBatches(dataset, config):
         for row, clip in enumerate(batch.clips):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from libs.core.configfile import load_config
-from libs.datasets.loaders import TrainBatches
+from libs.datasets.loaders import generate_train_batches
 from tests.conftest import ROOT
 from tests.training.runs import read_losses, read_weights
 
@@ -103,7 +103,7 @@ def test_user_error_on_two_ranks_is_one_line(tiny, mistake):
 def test_nan_loss_on_one_rank_ends_both(tiny):
     """The first step's batch has four videos, two a rank; one of the second rank's is spoiled."""
     config = load_config(tiny / "tiny.yaml")
-    keys = next(iter(TrainBatches(12, 4, config.run.seed, first=0, rank=1, ranks=2)))
+    keys = next(generate_train_batches(12, 4, config.run.seed, first=0, rank=1, ranks=2))
     path = tiny / f"sed/av_features/sed_train_{keys[0][1]:04d}_one_peace_audio.npy"
     np.save(path, np.load(path) * np.nan)
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
