@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -66,43 +66,22 @@ def read_json(path: Path, content: str, **options: Any) -> Any:
         raise DataError(f"{path}: not valid JSON ({error}), expected {content}") from None
 
 
-class NpyHeader(NamedTuple):
-    """Shape and type of the array in a .npy file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
-def read_npy_header(path: Path, content: str) -> NpyHeader:
-    """Read the header of a .npy file of numbers and check its length, without reading the data.
+def read_npy(path: Path, content: str, mapped: bool = False) -> np.ndarray:
+    """Read the array of a .npy file of numbers.
 
     Args:
         content: what the file should hold, for error messages.
+        mapped: return a memory map of the file, whose shape is known before any data is read.
 
     Raises:
         DataError: if the file is missing, truncated, no .npy file, or holds something else than numbers.
     """
     try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-            expected = file.tell() + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            actual = path.stat().st_size
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except OSError as error:
-        problem = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise DataError(f"{path}: {problem}, expected {content}") from None
+        raise DataError(f"{path}: {error.strerror}, expected {content}") from None
     except (ValueError, EOFError):
-        raise DataError(f"{path}: not a .npy file (or a truncated one), expected {content}; write it again") from None
-    if dtype.kind not in "fiu":
-        found = "pickled objects, which are never loaded" if dtype.hasobject else dtype
-        raise DataError(f"{path}: holds {found}, expected numbers; save a float array with numpy.save")
-    if actual < expected:
-        raise DataError(f"{path}: truncated, {actual} of {expected} bytes; copy or write it again")
-    return NpyHeader(shape, dtype)
-
-
-def read_npy(path: Path, content: str) -> np.ndarray:
-    """Read the array of a .npy file; the same arguments and errors as `read_npy_header`."""
-    read_npy_header(path, content)
-    return np.load(path, allow_pickle=False)
+        raise DataError(f"{path}: not a .npy file of numbers or truncated; expected {content}, save it again") from None
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"{path}: holds {array.dtype}, expected numbers; save a float array with numpy.save")
+    return array

@@ -13,7 +13,7 @@ import numpy as np
 
 from libs.core.config import Config, DatasetConfig, TaskSpec
 from libs.core.errors import DataError, format_list
-from libs.core.files import read_npy, read_npy_header
+from libs.core.files import read_npy
 from libs.core.prompts import load_prompts
 from libs.core.types import MODALITIES, PACK_SUFFIXES, Features, Video
 from libs.features.planted import PlantedSource
@@ -125,7 +125,7 @@ class NpyFolder(_FeatureFiles):
         return visual, audio
 
     def read_shape(self, modality: str, video_id: str) -> tuple[int, ...]:
-        return read_npy_header(self.path / self.name(modality, video_id), "features (T, width)").shape
+        return read_npy(self.path / self.name(modality, video_id), "features (T, width)", mapped=True).shape
 
     def read_array(self, modality: str, video_id: str) -> np.ndarray:
         return read_npy(self.path / self.name(modality, video_id), "features (T, width)")

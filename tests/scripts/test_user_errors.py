@@ -41,7 +41,7 @@ def save_pickled_array(tiny):
     path = list_features(tiny)[0]
     with path.open("wb") as file:
         np.save(file, np.array([{"a": 1}], dtype=object))
-    return [str(path), "pickled objects, which are never loaded"]
+    return [str(path), "not a .npy file of numbers"]
 
 
 def save_raw_pickle(tiny):
