@@ -2,15 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from libs.core.config import TaskSpec
-from libs.core.types import Video
 from libs.datasets.annotations import Annotations
 from libs.datasets.checks.findings import Occurrence
 
@@ -19,45 +16,33 @@ EQUAL_PROMPTS_COSINE = 1 - 1e-6
 TIME_TOLERANCE_S = 1e-6  # annotation files round times
 
 
-@dataclass(frozen=True)
 class TaskVideos:
-    """The annotated videos that a task uses, by role ("train", "val", "test")."""
+    """The annotated videos that a task uses.
 
-    task: TaskSpec
-    annotations: Annotations
+    Attributes:
+        role_splits: the subsets of the annotation file that each role ("train", "val", "test") takes its videos from.
+        split_names: the name of a role's splits for messages, such as "train+val".
+        roles: the videos of each role; none where the file has no such split.
+        videos: the videos that some role uses, once each.
+        num_videos: the number of `videos` in each subset.
+        events: one row for each event of `videos`: split, video_id, duration, start and end in seconds, label.
+    """
 
-    @cached_property
-    def role_splits(self) -> dict[str, tuple[str, ...]]:
-        """The subsets of the annotation file that each role takes its videos from."""
-        return {"train": self.task.train_split, "val": self.task.val_split, "test": self.task.test_split}
-
-    @cached_property
-    def roles(self) -> dict[str, list[Video]]:
-        """The videos of each role; none where the file has no such split."""
-        videos, limit = self.annotations.videos, self.task.dataset.max_videos
-        return {role: [v for v in videos if v.subset in splits][:limit] for role, splits in self.role_splits.items()}
-
-    @cached_property
-    def splits(self) -> dict[str, list[Video]]:
-        """The videos that some role uses, once each, by subset."""
-        videos = {video.video_id: video for videos in self.roles.values() for video in videos}.values()
-        subsets = dict.fromkeys(video.subset for video in videos)
-        return {subset: [video for video in videos if video.subset == subset] for subset in subsets}
-
-    @cached_property
-    def events(self) -> pd.DataFrame:
-        """One row for each event of `splits`: split, video_id, duration, start and end in seconds, label."""
+    def __init__(self, task: TaskSpec, annotations: Annotations):
+        self.task, self.annotations = task, annotations
+        self.role_splits = {"train": task.train_split, "val": task.val_split, "test": task.test_split}
+        self.split_names = {role: "+".join(splits) for role, splits in self.role_splits.items()}
+        self.roles = {}
+        for role, splits in self.role_splits.items():
+            self.roles[role] = [v for v in annotations.videos if v.subset in splits][: task.dataset.max_videos]
+        self.videos = list({video.video_id: video for videos in self.roles.values() for video in videos}.values())
+        self.num_videos = Counter(video.subset for video in self.videos)
         rows = [
-            (split, video.video_id, video.duration, start, end, label)
-            for split, videos in self.splits.items()
-            for video in videos
-            for (start, end), label in zip(video.segments.tolist(), video.labels.tolist(), strict=True)
+            (video.subset, video.video_id, video.duration, *segment, label)
+            for video in self.videos
+            for segment, label in zip(video.segments.tolist(), video.labels.tolist(), strict=True)
         ]
-        return pd.DataFrame(rows, columns=["split", "video_id", "duration", "start", "end", "label"])
-
-    def split_name(self, role: str) -> str:
-        """Return the name of a role's splits for messages, such as "train+val"."""
-        return "+".join(self.role_splits[role])
+        self.events = pd.DataFrame(rows, columns=["split", "video_id", "duration", "start", "end", "label"])
 
 
 def check_annotations(data: TaskVideos) -> Iterator[Occurrence]:
@@ -69,18 +54,14 @@ def check_annotations(data: TaskVideos) -> Iterator[Occurrence]:
 def check_roles(data: TaskVideos) -> Iterator[Occurrence]:
     """Find splits that are empty, too small or unused."""
     counts = Counter(video.subset for video in data.annotations.videos)
-    used = {split for splits in data.role_splits.values() for split in splits}
     for role, splits in data.role_splits.items():
-        for split in splits:
-            if split not in counts:
-                message = f"{role}_split names it; the file has: {', '.join(sorted(counts))}"
-                yield Occurrence("", "empty split", split, message)
-    for split in sorted(counts.keys() - used):
+        for split in sorted(set(splits) - counts.keys()):
+            yield Occurrence("", "empty split", split, f"{role}_split, the file has: {', '.join(sorted(counts))}")
+    for split in sorted(counts.keys() - set().union(*data.role_splits.values())):
         yield Occurrence("", "unused split", split, f"{counts[split]} videos")
-    train, name = data.roles["train"], data.split_name("train")
+    train, name = data.roles["train"], data.split_names["train"]
     if 0 < len(train) < data.task.batch_size:
-        message = f"{len(train)} videos, batch_size {data.task.batch_size}"
-        yield Occurrence("", "few training videos", name, message)
+        yield Occurrence("", "few training videos", name, f"{len(train)} videos, batch_size {data.task.batch_size}")
     if train and not any(len(video.labels) for video in train):
         yield Occurrence("", "no event in training", name, f"{len(train)} videos")
 
@@ -90,9 +71,8 @@ def check_shared_videos(data: TaskVideos) -> Iterator[Occurrence]:
     ids = {role: {video.video_id for video in videos} for role, videos in data.roles.items()}
     for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
         if shared := ids[one] & ids[other]:
-            name = f"{data.split_name(one)} and {data.split_name(other)}"
-            message = f"{len(shared)} videos of {one}_split are in {other}_split"
-            yield Occurrence("", f"{one} and {other} share videos", name, message)
+            name = f"{data.split_names[one]} and {data.split_names[other]}"
+            yield Occurrence("", f"{one} and {other} share videos", name, f"{len(shared)} videos")
 
 
 def check_names(data: TaskVideos) -> Iterator[Occurrence]:
@@ -102,36 +82,29 @@ def check_names(data: TaskVideos) -> Iterator[Occurrence]:
     for name, label in sorted(annotations.named):
         ids[name].append(label)
         names[label].append(name)
-    for name, labels in sorted(ids.items()):
-        if len(labels) > 1:
-            yield Occurrence("", "name with several ids", name, f"ids {', '.join(map(str, labels))}")
-    for label, its_names in sorted(names.items()):
-        if len(its_names) > 1:
-            yield Occurrence("", "id with several names", str(label), f"names {', '.join(map(repr, its_names))}")
         if label >= num_classes:
-            for name in its_names:
-                message = f"label_id {label}, num_classes is {num_classes}"
-                yield Occurrence("", "class beyond num_classes", name, message)
+            yield Occurrence("", "class beyond num_classes", name, f"label_id {label}, num_classes is {num_classes}")
+    for check, groups, kind in (("name with several ids", ids, "ids"), ("id with several names", names, "names")):
+        for key, values in groups.items():
+            if len(values) > 1:
+                yield Occurrence("", check, str(key), f"{kind} {', '.join(map(repr, values))}")
     if annotations.alphabetical:
-        message = f"{len(annotations.class_names)} names without ids"
-        yield Occurrence("", "ids by alphabet", annotations.path.name, message)
-    for label in range(num_classes):
-        if label not in names:
-            yield Occurrence("", "class without name", str(label), "no name")
+        yield Occurrence("", "ids by alphabet", annotations.path.name, f"{len(ids)} names without ids")
+    for label in sorted(set(range(num_classes)) - names.keys()):
+        yield Occurrence("", "class without name", str(label), "no name")
 
 
 def check_classes(data: TaskVideos) -> Iterator[Occurrence]:
     """Find classes without an example in training or in the test."""
-    counts = {
-        role: Counter(label for video in videos for label in video.labels.tolist())
-        for role, videos in data.roles.items()
+    labels = {
+        role: [label for video in videos for label in video.labels.tolist()] for role, videos in data.roles.items()
     }
+    counts = {role: Counter(of_role) for role, of_role in labels.items()}
     for role, other, check in (("train", "test", "class not in training"), ("test", "train", "class not in test")):
         for label in range(data.task.dataset.num_classes):
             if counts[role] and not counts[role][label]:
-                name = data.annotations.class_name(label)
                 message = f"label_id {label}, {counts[other][label]} events in {other}"
-                yield Occurrence(data.split_name(role), check, name, message)
+                yield Occurrence(data.split_names[role], check, data.annotations.class_name(label), message)
 
 
 def check_times(data: TaskVideos) -> Iterator[Occurrence]:
@@ -139,11 +112,11 @@ def check_times(data: TaskVideos) -> Iterator[Occurrence]:
     start, end, duration = (data.events[name] for name in ("start", "end", "duration"))
     events = data.events.assign(late=end - duration, early=-start)
     outside = (start >= duration) & (end > duration) | (end <= 0) & (start < 0)
-    late, early = end > duration + TIME_TOLERANCE_S, start < -TIME_TOLERANCE_S
+    late, early = (~outside & (events[name] > TIME_TOLERANCE_S) for name in ("late", "early"))
     for check, failed, template in (
         ("outside the video", outside, "[{start:g}, {end:g}] of {duration:g} s"),
-        ("ends late", late & ~outside, "[{start:g}, {end:g}] ends {late:.2g} s after its {duration:g} s"),
-        ("starts early", early & ~outside, "[{start:g}, {end:g}] starts {early:.2g} s before it"),
+        ("ends late", late, "[{start:g}, {end:g}] ends {late:.2g} s after its {duration:g} s"),
+        ("starts early", early, "[{start:g}, {end:g}] starts {early:.2g} s before it"),
         ("zero length", start == end, "[{start:g}, {end:g}] of {duration:g} s"),
     ):
         for event in events.loc[failed].to_dict(orient="records"):
@@ -152,16 +125,15 @@ def check_times(data: TaskVideos) -> Iterator[Occurrence]:
 
 def check_videos(data: TaskVideos) -> Iterator[Occurrence]:
     """Find repeated events, videos without events and videos without a frame rate."""
-    for split, videos in data.splits.items():
-        for video in videos:
-            for i in video.find_repeats():
-                message = "label_id {}, [{:g}, {:g}] again".format(video.labels[i], *video.segments[i])
-                severity = "note" if data.task.drop_repeats else None
-                yield Occurrence(split, "repeated event", video.video_id, message, severity)
-            if not len(video.labels):
-                yield Occurrence(split, "no events", video.video_id, "no event")
-            if video.fps is None and data.task.dataset.default_fps is None:
-                yield Occurrence(split, "no fps", video.video_id, "no fps")
+    severity = "note" if data.task.drop_repeats else None
+    for video in data.videos:
+        for i in video.find_repeats():
+            message = "label_id {}, [{:g}, {:g}] again".format(video.labels[i], *video.segments[i])
+            yield Occurrence(video.subset, "repeated event", video.video_id, message, severity)
+        if not len(video.labels):
+            yield Occurrence(video.subset, "no events", video.video_id, "no event")
+        if video.fps is None and data.task.dataset.default_fps is None:
+            yield Occurrence(video.subset, "no fps", video.video_id, "no fps")
 
 
 def check_prompts(task: TaskSpec, prompts: np.ndarray) -> Iterator[Occurrence]:

@@ -32,8 +32,7 @@ def check_leaks(tasks: list[TaskVideos], features: dict[str, TaskFeatures]) -> I
     rows = [(data.task.key, *row) for data in tasks for row in features[data.task.key].hashes]
     hashes = pd.DataFrame(rows, columns=["task", "video_id", "modality", "hash"]).merge(videos, on=["task", "video_id"])
     for data in tasks:
-        across_tasks = [*check_recordings(data, videos), *check_features_across_tasks(data, hashes)]
-        yield data.task.key, [*check_equal_features(data, hashes), *across_tasks]
+        yield data.task.key, [*check_equal_features(data, hashes), *check_other_tasks(data, videos, hashes)]
 
 
 def check_equal_features(data: TaskVideos, hashes: pd.DataFrame) -> Iterator[Occurrence]:
@@ -53,30 +52,24 @@ def check_equal_features(data: TaskVideos, hashes: pd.DataFrame) -> Iterator[Occ
             yield Occurrence("", "equal features", name, f"{equal} as {video_ids[0]}")
 
 
-def _pair_test_with_train(table: pd.DataFrame, task: str, columns: list[str]) -> list[dict]:
-    """List the pairs of a task's test rows and any task's training rows that are equal in `columns`."""
-    test, train = table[(table["task"] == task) & (table["role"] == "test")], table[table["role"] == "train"]
-    return test.merge(train, on=columns, suffixes=("", "_train")).to_dict(orient="records")
-
-
-def check_recordings(data: TaskVideos, videos: pd.DataFrame) -> Iterator[Occurrence]:
+def check_other_tasks(data: TaskVideos, videos: pd.DataFrame, hashes: pd.DataFrame) -> Iterator[Occurrence]:
     """Find test videos that another task trains on, and those with another part of the recording in training."""
-    split = data.split_name("test")
-    for pair in _pair_test_with_train(videos, data.task.key, ["recording"]):
+    split = data.split_names["test"]
+    for pair in _pair_test_with_train(videos, data.task.key, ["recording"]).to_dict(orient="records"):
         name, other = pair["video_id"], pair["task_train"]
         if name != pair["video_id_train"]:
             message = f"{other} trains on {pair['video_id_train']}"
             yield Occurrence(split, "one recording in train and test", name, message)
         elif other != data.task.key:  # within a task it is "train and test share videos"
             yield Occurrence(split, "one video in train and test", name, f"{other} trains on it")
+    pairs = _pair_test_with_train(hashes, data.task.key, ["modality", "hash"])
+    pairs = pairs.loc[(pairs["task_train"] != data.task.key) & (pairs["recording"] != pairs["recording_train"])]
+    for pair in pairs.drop_duplicates(["video_id", "task_train"]).to_dict(orient="records"):
+        message = f"{pair['task_train']} trains on its features as {pair['video_id_train']}"
+        yield Occurrence(split, "one video in train and test", pair["video_id"], message)
 
 
-def check_features_across_tasks(data: TaskVideos, hashes: pd.DataFrame) -> Iterator[Occurrence]:
-    """Find test videos with features that another task trains on under another id."""
-    messages = {}
-    for pair in _pair_test_with_train(hashes, data.task.key, ["modality", "hash"]):
-        name, other = pair["video_id"], pair["task_train"]
-        if other != data.task.key and pair["recording"] != pair["recording_train"]:
-            messages[name, other] = f"{other} trains on its features as {pair['video_id_train']}"
-    for (name, _), message in sorted(messages.items()):
-        yield Occurrence(data.split_name("test"), "one video in train and test", name, message)
+def _pair_test_with_train(table: pd.DataFrame, task: str, columns: list[str]) -> pd.DataFrame:
+    """Return the pairs of a task's test rows and any task's training rows that are equal in `columns`."""
+    test, train = table[(table["task"] == task) & (table["role"] == "test")], table[table["role"] == "train"]
+    return test.merge(train, on=columns, suffixes=("", "_train"))

@@ -5,13 +5,12 @@ Clips are measured in windows, segments in grid units (after any resizing). V vi
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from tabulate import tabulate
 
-from libs.core.config import Config, ModelConfig, TaskSpec
-from libs.core.errors import format_list
+from libs.core.config import Config, TaskSpec
 from libs.datasets.checks.events import TaskVideos
 from libs.datasets.checks.findings import Occurrence
 from libs.features.windows import expected_windows, feature_fps, grid
@@ -22,27 +21,22 @@ WHOLE_CLIPS = 0.99  # the part of the clips that max_seq_len should hold without
 MIN_PART = 0.01  # of the events; a smaller part needs no suggestion
 
 
-@dataclass(frozen=True)
 class TaskLengths:
     """Lengths of a task's training clips and events.
 
-    clips: (V,) windows of each video.
-    events: one row for each event: video_id, windows and last grid point of its clip; start, end, span in grid units.
-    matches: (N, L) whether a point of the level is assigned to the event.
+    Attributes:
+        clips: (V,) windows of each video.
+        events: one row for each event: video_id, windows and last grid point of its clip; start, end, span in grid
+            units; matched, whether a point of some level is assigned to it.
+        matches: (N, L) whether a point of the level is assigned to the event.
     """
 
-    task: TaskSpec
-    model: ModelConfig
-    clips: np.ndarray
-    events: pd.DataFrame
-    matches: np.ndarray
-
-    @classmethod
-    def measure(cls, config: Config, data: TaskVideos, num_windows: dict[str, int]) -> "TaskLengths":
+    def __init__(self, config: Config, data: TaskVideos, num_windows: dict[str, int]):
         """Measure the training videos. num_windows: by video_id; what it lacks is computed from the duration."""
-        task, model, dataset, rows, clips = data.task, config.model, data.task.dataset, [], []
+        self.task, self.model, dataset = data.task, config.model, data.task.dataset
+        clips, rows = [], []
         for video in data.roles["train"]:
-            video = video.remove_repeats() if task.drop_repeats else video
+            video = video.remove_repeats() if data.task.drop_repeats else video
             windows = num_windows.get(video.video_id) or expected_windows(video, dataset)
             clips.append(windows)
             stride, frames = grid(dataset, windows)
@@ -50,27 +44,24 @@ class TaskLengths:
             for start, end in (video.segments * feature_fps(video, dataset) - 0.5 * frames) / stride:
                 rows.append((video.video_id, windows, last_point, start, end, end - start))
         columns = {"video_id": str, "windows": int, "last_point": int, "start": float, "end": float, "span": float}
-        events = pd.DataFrame(rows, columns=list(columns)).astype(columns)
-        segments, last_points = events[["start", "end"]].to_numpy(), events["last_point"].to_numpy()
-        matches = match_levels(segments, last_points, model.regression_range, model.scale_factor)
-        return cls(task, model, np.array(clips, np.int64), events, matches)
+        self.clips = np.array(clips, np.int64)
+        self.events = pd.DataFrame(rows, columns=list(columns)).astype(columns)
+        self.matches = match_levels(self.events, self.model.regression_range, self.model.scale_factor)
+        self.events["matched"] = self.matches.any(axis=1)
 
 
-def match_levels(
-    segments: np.ndarray, last_points: np.ndarray, ranges: tuple[tuple[float, float], ...], scale: int
-) -> np.ndarray:
-    """Tell which pyramid levels have a point that is assigned to a segment (method.md §3.6).
+def match_levels(events: pd.DataFrame, ranges: tuple[tuple[float, float], ...], scale: int) -> np.ndarray:
+    """Tell which pyramid levels have a point that is assigned to an event (method.md §3.6).
 
     Args:
-        segments: (N, 2) start and end in grid units.
-        last_points: (N,) the last grid point of each segment's video.
+        events: start, end and the last_point of their video, in grid units.
         ranges: (low, high) of max(t - start, end - t) for each of L levels.
         scale: ratio of the strides of two neighbouring levels.
 
     Returns:
         (N, L) bool.
     """
-    starts, ends = segments.T
+    starts, ends, last_points = (events[name].to_numpy() for name in ("start", "end", "last_point"))
     after = np.nextafter(starts, np.inf)  # points lie strictly inside
     before = np.minimum(np.nextafter(ends, -np.inf), last_points)
     matches = []
@@ -94,7 +85,7 @@ def check_lengths(lengths: TaskLengths) -> Iterator[Occurrence]:
     is_cropped = (events["windows"] > dataset.max_seq_len) & (not dataset.force_upsampling)
     too_long = is_cropped & (dataset.trunc_thresh * events["span"] > max_span)
     is_inside = (events["start"] < events["last_point"]) & (events["end"] > 0) & (events["span"] > 0)
-    unmatched = is_inside & ~lengths.matches.any(axis=1)
+    unmatched = is_inside & ~events["matched"]
     for check, failed in (("longer than any crop", too_long), ("learned by no point", unmatched)):
         for event in events.loc[failed].to_dict(orient="records"):
             message = "grid units {start:.1f} to {end:.1f}, {span:.2f} long".format_map(event)
@@ -135,89 +126,43 @@ def _clip_edges(max_seq_len: int, longest: int) -> np.ndarray:
 
 
 def format_histograms(histograms: dict[str, list[dict]], task: TaskSpec) -> str:
-    """Format the histograms of a task as text."""
-    max_seq_len, name = task.dataset.max_seq_len, f"{task.key} {task.dataset_name}"
-    beyond = "resized to max_seq_len" if task.dataset.force_upsampling else "cropped"
-    clips, segments, levels = (histograms[key] for key in ("clips", "segments", "levels"))
-    clip_bars = [(_range(row), row["count"], beyond * (row["from"] > max_seq_len)) for row in _skip_empty(clips)]
-    level_bars = [(f"level {level}: {_range(row)}", row["count"], "") for level, row in enumerate(levels)]
-    segment_bars = []
-    for row in _skip_empty(segments):
-        note = f"level {format_list(row['levels'], len(levels))}" if row["levels"] else ""
-        segment_bars.append((_range(row), row["count"], note))
-    lines = [
-        f"{name}: windows of training clips; max_seq_len {max_seq_len}",
-        *_format_bars(clip_bars, sum(row["count"] for row in clips)),
-        f"{name}: grid units of training events, and the levels that they are assigned to",
-        *_format_bars(segment_bars, sum(row["count"] for row in segments)),
-        f"{name}: training events assigned to each level (regression_range)",
-        *_format_bars(level_bars, sum(row["count"] for row in segments)),
-    ]
+    """Format the histograms of a task as text: in each line a bar, a count, a percentage and the levels."""
+    max_seq_len, effect = task.dataset.max_seq_len, "resized" if task.dataset.force_upsampling else "cropped"
+    clips, segments = ([row for row in histograms[key] if row["count"]] for key in ("clips", "segments"))
+    levels = [{**row, "levels": [level]} for level, row in enumerate(histograms["levels"])]
+    lines = []
+    for title, rows, counted in (
+        (f"windows of training clips; those above max_seq_len {max_seq_len} are {effect}", clips, clips),
+        ("grid units of training events, and the levels that they are assigned to", segments, segments),
+        ("training events assigned to each level (regression_range)", levels, segments),
+    ):
+        longest, total = max([1, *(row["count"] for row in rows)]), sum(row["count"] for row in counted)
+        table = []
+        for row in rows:
+            bar, percent = "█" * math.ceil(BAR_WIDTH * row["count"] / longest), 100 * row["count"] / max(1, total)
+            note = ", ".join(f"level {level}" for level in row.get("levels", ()))
+            table.append([f"{row['from']:g}–{row['to']:g}", bar, row["count"], percent, note])
+        chart = tabulate(table, headers=["", "", "count", "%", ""], tablefmt="plain", floatfmt=".1f")
+        lines += [f"{task.key} {task.dataset_name}: {title}", chart]
     return "\n".join(lines)
 
 
-def _range(row: dict) -> str:
-    return f"{row['from']:g}–{row['to']:g}"
-
-
-def _skip_empty(rows: list[dict]) -> list[dict]:
-    """Leave out the empty rows at the beginning."""
-    return rows[next((i for i, row in enumerate(rows) if row["count"]), len(rows)) :]
-
-
-def _format_bars(bars: list[tuple[str, int, str]], total: int) -> Iterator[str]:
-    """Format a bar chart. bars: (name, count, note)."""
-    name_width = max((len(name) for name, _, _ in bars), default=0)
-    longest = max([1, *(count for _, count, _ in bars)])
-    for name, count, note in bars:
-        bar, percent = "█" * math.ceil(BAR_WIDTH * count / longest), 100 * count / max(1, total)
-        yield f"  {name:>{name_width}}  {bar:<{BAR_WIDTH}} {count:>6} {percent:5.1f} %  {note}".rstrip()
-
-
-def suggest_settings(lengths: TaskLengths) -> list[str]:
+def suggest_settings(lengths: TaskLengths) -> Iterator[str]:
     """Suggest settings of max_seq_len and regression_range, one sentence each."""
-    return [*_suggest_max_seq_len(lengths), *_suggest_levels(lengths)]
-
-
-def _suggest_max_seq_len(lengths: TaskLengths) -> Iterator[str]:
-    clips, stride, max_seq_len = lengths.clips, lengths.model.coarsest_stride, lengths.task.dataset.max_seq_len
-    if not len(clips):
-        return
-    longer = float((clips > max_seq_len).mean())
-    if lengths.task.dataset.force_upsampling:
-        shortest, median, longest = (round(n) for n in np.quantile(clips, (0, 0.5, 1)))
-        yield (
-            f"clips of {shortest} to {longest} windows (half of them up to {median}) are all resized to max_seq_len "
-            f"{max_seq_len}" + (f"; {_format_part(longer)} of them are longer and lose detail" if longer else "")
-        )
-        return
-    enough = math.ceil(np.quantile(clips, WHOLE_CLIPS, method="higher") / stride) * stride
-    if longer:
-        remedy = f"; {enough} would hold 99 % of them whole" if enough > max_seq_len else ""
-        part = _format_part(longer)
-        yield f"{part} of training clips are longer than max_seq_len {max_seq_len} and are cropped{remedy}"
-    elif enough <= max_seq_len / 2:
-        yield f"99 % of training clips have at most {enough} windows: max_seq_len {max_seq_len} could be {enough}"
-
-
-def _suggest_levels(lengths: TaskLengths) -> Iterator[str]:
-    ranges, matches = lengths.model.regression_range, lengths.matches
-    if not len(matches):
-        return
-    used = np.flatnonzero(matches.any(axis=0)).tolist()
-    last = max(used, default=-1)
-    if 0 <= last < len(ranges) - 1:
-        unused = ", ".join(map(str, range(last + 1, len(ranges))))
-        remedy = f"levels up to {last} (backbone_arch[2] = {last}) are enough"
-        yield f"no training event is in the range of level {unused}: {remedy}"
-    for level in sorted(set(range(last)) - set(used)):
-        yield f"no training event is in the range of level {level}, {ranges[level][0]:g} to {ranges[level][1]:g}"
-    if (short := float((lengths.events["span"].to_numpy() < 1).mean())) > MIN_PART:
-        remedy = "a larger max_seq_len" if lengths.task.dataset.force_upsampling else "a smaller feat_stride"
-        yield f"{_format_part(short)} of training events are shorter than the grid's spacing: use {remedy}"
-    if (unmatched := float((~matches.any(axis=1)).mean())) > MIN_PART:
-        yield f"{_format_part(unmatched)} of training events are assigned to no point of any level"
-
-
-def _format_part(part: float) -> str:
-    return f"{100 * part:.1f} %" if part < 0.1 else f"{100 * part:.0f} %"
+    dataset, clips, events, matches = lengths.task.dataset, lengths.clips, lengths.events, lengths.matches
+    if len(clips):
+        stride = lengths.model.coarsest_stride
+        enough = math.ceil(np.quantile(clips, WHOLE_CLIPS, method="higher") / stride) * stride
+        longer = np.mean(clips > dataset.max_seq_len)
+        if longer or enough <= dataset.max_seq_len / 2:
+            part = f"{longer:.1%} of training clips are longer than max_seq_len {dataset.max_seq_len}"
+            yield f"{part}; {WHOLE_CLIPS:.0%} fit into {enough} windows"
+    used = set(np.flatnonzero(matches.any(axis=0)).tolist())
+    if used and (unused := sorted(set(range(matches.shape[1])) - used)):
+        levels = ", ".join(map(str, unused))
+        yield f"no training event in the range of level {levels}; backbone_arch[2] = {max(used)} is enough"
+    if (short := np.mean(events["span"] < 1)) > MIN_PART:
+        remedy = "a larger max_seq_len" if dataset.force_upsampling else "a smaller feat_stride"
+        yield f"{short:.1%} of training events are shorter than the grid's spacing: use {remedy}"
+    if (unmatched := np.mean(~events["matched"])) > MIN_PART:
+        yield f"{unmatched:.1%} of training events are assigned to no point of any level"

@@ -10,8 +10,8 @@ from libs.core.config import TaskSpec
 from libs.core.errors import DataError
 from libs.datasets.annotations import Annotations
 from libs.datasets.checks.events import TaskVideos, check_names, check_prompts, check_roles, check_times
-from libs.datasets.checks.feature_files import compare_length
-from libs.datasets.checks.findings import Finding, Occurrence, group_occurrences, sanitize
+from libs.datasets.checks.feature_files import check_length
+from libs.datasets.checks.findings import Finding, Occurrence, group_occurrences
 from libs.datasets.clips import ClipDataset
 
 
@@ -31,33 +31,26 @@ def validate_task_data(
         DataError: naming the file and the first video or class with an error.
     """
     data = TaskVideos(task, annotations)
-    occurrences = [*check_names(data), *check_roles(data)]
+    occurrences = [*check_names(data), *check_roles(data), *check_times(data)]
     if prompts is not None:
         occurrences += check_prompts(task, prompts)
-    findings = group_occurrences(task.key, [*occurrences, *check_times(data)])
-    warnings = [finding for dataset in datasets for finding in _check_lengths(task, dataset)]
-    for finding in [*findings, *warnings]:
+    num_videos = {}
+    for dataset in datasets:
+        split = "+".join(sorted({video.subset for video in dataset.videos}))
+        num_videos[split] = len(dataset.videos)
+        for video, length in zip(dataset.videos, dataset.lengths, strict=True):
+            problems = check_length(length, video, task.dataset)
+            occurrences += [Occurrence(split, check, video.video_id, message) for check, message in problems]
+    findings = [*group_occurrences(task.key, dict.fromkeys(occurrences), num_videos)]  # each once
+    for finding in findings:
         if finding.severity == "error":
             raise DataError(f"{annotations.path}: {_format_finding(finding)}; {finding.remedy}")
-    return [_format_finding(finding) for finding in warnings]
-
-
-def _check_lengths(task: TaskSpec, dataset: ClipDataset) -> list[Finding]:
-    """Compare the lengths of a data set's features with the durations of its videos."""
-    split = "+".join(sorted({video.subset for video in dataset.videos}))
-    occurrences = [
-        Occurrence(split, "length against duration", video.video_id, message)
-        for video, length in zip(dataset.videos, dataset.lengths, strict=True)
-        if (message := compare_length(video, task.dataset, length))
-    ]
-    return group_occurrences(task.key, occurrences, {split: len(dataset.videos)})
+    return [_format_finding(finding) for finding in findings if finding.check == "length against duration"]
 
 
 def _format_finding(finding: Finding) -> str:
-    first, more = finding.occurrences[0], len(finding.occurrences) - 1
     place = f"{finding.task} {finding.split}".strip()
-    end = f" (and {more} more)" if more else ""
-    return sanitize(f"{place}: {finding.check}: {first.name}: {first.message}{end}")
+    return f"{place}: {finding.check}: {finding.format_examples(1)}"
 
 
 @contextmanager

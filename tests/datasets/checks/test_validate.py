@@ -25,7 +25,7 @@ def double_the_windows(split):
         (defects.unusable_prompts, ["zero prompt: avel_prompt.npy: row 1"]),
         (defects.segments_outside_the_video, [f"outside the video: {FIRST}"]),
         (defects.video_with_two_entries, [f"video {FIRST}: has two entries"]),
-        (defects.missing_features, ["2 of 24 feature files missing"]),
+        (defects.missing_features, ["2 of 24 features missing"]),
         (
             double_the_windows("train"),
             ["TASK2 train: length against duration: avel_train_0000", "and 11 more", "feat_stride"],
