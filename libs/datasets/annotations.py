@@ -1,11 +1,14 @@
 """Annotation files (method.md §2): the project's own, ActivityNet's, UnAV-100's and DESED's JSON."""
 
 import difflib
+from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 
 from libs.core.errors import DataError, format_list
 from libs.core.files import read_json
@@ -22,6 +25,26 @@ class Problem(NamedTuple):
     video_id: str  # "" where the whole file is meant
     subset: str  # "" where it is not known
     message: str  # what was found and what was expected
+
+
+Seconds = Annotated[float, Field(strict=True, gt=-MAX_TIME_S, lt=MAX_TIME_S, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, lt=MAX_TIME_S)]
+
+
+class _Entry(BaseModel):
+    """A video of the file. A field's description says what is expected."""
+
+    subset: str = Field(description="the name of its split")
+    duration: Positive = Field(description="seconds above 0")
+    fps: Positive | None = Field(None, description="a number above 0")
+    annotations: list | None = Field(None, description="a list")
+
+
+class _Event(BaseModel):
+    """An annotation of the file."""
+
+    segment: tuple[Seconds, Seconds] = Field(description="[start, end] in finite seconds")
+    label_id: int = Field(strict=True, ge=0, le=MAX_LABEL_ID, description="a known label, or a label_id from 0 on")
 
 
 @dataclass(frozen=True)
@@ -59,16 +82,13 @@ class Annotations:
         Raises:
             DataError: there is no such class, or all classes are named.
         """
-        ids = {name: label for label, name in self.class_names.items()}
-        found: set[int] = set()
-        for name in classes:
-            label = ids.get(name) if isinstance(name, str) else name
-            if label is None or not 0 <= label < num_classes:
-                near = difflib.get_close_matches(str(name), ids, n=1, cutoff=0)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise DataError(f"{self.path}: train_classes: no class {name!r}, expected a name or an id{hint}")
-            found.add(label)
-        if len(found) == num_classes:
+        ids = {name: label for label, name in self.class_names.items() if label < num_classes}
+        ids |= {label: label for label in range(num_classes)}
+        if unknown := [name for name in classes if name not in ids]:
+            near = difflib.get_close_matches(str(unknown[0]), self.class_names.values(), n=1, cutoff=0)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise DataError(f"{self.path}: train_classes: no class {unknown[0]!r}, expected a name or an id{hint}")
+        if len(found := {ids[name] for name in classes}) == num_classes:
             raise DataError(f"{self.path}: train_classes names all {num_classes} classes; leave some out, or the key")
         return sorted(found)
 
@@ -108,116 +128,83 @@ def read_annotations(path: str | Path, num_classes: int | None = None) -> tuple[
     Raises:
         DataError: the file is missing or is not an annotation file.
     """
-    path, problems = Path(path), []
-    repeated_ids: list[str] = []
-    tree = read_json(path, "an annotation file", object_pairs_hook=lambda pairs: _build_object(pairs, repeated_ids))
+    path, repeated_ids = Path(path), []
+    tree = read_json(path, "an annotation file", object_pairs_hook=partial(_build_object, repeated_ids))
     database = tree.get("database") if isinstance(tree, dict) else None
     if not isinstance(database, dict):
         raise DataError(f'{path}: expected a JSON object with a "database" of videos')
-    problems += [Problem("repeated id", video_id, "", "has two entries; keep one") for video_id in repeated_ids]
-    numbered, unnumbered = _find_names(database)
-    classes = tree.get("classes")
-    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-        classes = []
+    problems = [Problem("repeated id", video_id, "", "has two entries; keep one") for video_id in repeated_ids]
+    entries = {}
+    for video_id, entry in database.items():
+        if invalid := _find_invalid(_Entry, entry):
+            problems.append(Problem("entry", video_id, "", invalid[1]))
+        else:
+            entries[video_id] = entry
+
+    classes, listed_events = tree.get("classes") or [], (entry.get("annotations") or [] for entry in entries.values())
+    events = [event for each in listed_events for event in each if isinstance(event, dict)]
+    pairs = [(event.get("label"), event.get("label_id")) for event in events]
+    named = list(dict.fromkeys((n, i) for n, i in pairs if isinstance(n, str) and isinstance(i, int | None)))
+    numbered: dict[str, int] = {}  # the first label_id of each name
+    for name, label in named:
+        if label is not None:
+            numbered.setdefault(name, label)
+    unnumbered = {name for name, label in named if label is None}
     alphabetical = not numbered and not classes
     if not classes and numbered and (without_id := unnumbered - numbered.keys()):
         message = f"label {min(without_id)!r} has no label_id while others have; give every label one"
         problems.append(Problem("label", "", "", message))
     listed = {name: label for label, name in enumerate(sorted(unnumbered) if alphabetical else classes)}
-    ids = listed | {name: labels[0] for name, labels in numbered.items()}
-    videos = [_parse_video(video_id, entry, ids, num_classes, problems) for video_id, entry in database.items()]
-    annotations = Annotations(
-        path,
-        tuple(video for video in videos if video is not None),
-        {label: name for name, label in ids.items()},
-        frozenset([*listed.items(), *((name, label) for name, labels in numbered.items() for label in labels)]),
-        alphabetical and bool(ids),
-    )
-    return annotations, problems
+    ids = listed | numbered
+    for event, (name, label) in zip(events, pairs, strict=True):
+        if label is None:
+            event["label_id"] = ids.get(name, name) if isinstance(name, str) else name
+
+    videos = tuple(_build_video(video_id, entry, num_classes, problems) for video_id, entry in entries.items())
+    names = {label: name for name, label in ids.items()}
+    known = frozenset([*listed.items(), *((name, label) for name, label in named if label is not None)])
+    return Annotations(path, videos, names, known, alphabetical and bool(ids)), problems
 
 
-def _build_object(pairs: list[tuple[str, Any]], repeated_ids: list[str]) -> dict:
+def _build_object(repeated_ids: list[str], pairs: list[tuple[str, Any]]) -> dict:
     """Build a JSON object as json does, and note the ids of videos that it has twice."""
     tree = dict(pairs)
     if len(tree) < len(pairs):
-        seen: set[str] = set()
-        for key, value in pairs:
-            if key in seen and isinstance(value, dict) and "annotations" in value:
-                repeated_ids.append(key)
-            seen.add(key)
+        videos = Counter(key for key, value in pairs if isinstance(value, dict) and "annotations" in value)
+        repeated_ids += [video_id for video_id, count in videos.items() if count > 1]
     return tree
 
 
-def _find_names(database: dict) -> tuple[dict[str, list[int]], set[str]]:
-    """Return the label_ids of each name, in order of appearance, and the names that appear without one."""
-    numbered: dict[str, list[int]] = {}
-    unnumbered: set[str] = set()
-    lists = [entry.get("annotations") for entry in database.values() if isinstance(entry, dict)]
-    for annotation in (annotation for each in lists if isinstance(each, list) for annotation in each):
-        if not isinstance(annotation, dict) or not isinstance(name := annotation.get("label"), str):
-            continue
-        label = annotation.get("label_id")
-        if not isinstance(label, int):
-            unnumbered.add(name)
-        elif label not in numbered.setdefault(name, []):
-            numbered[name].append(label)
-    return numbered, unnumbered
+def _find_invalid(model: type[BaseModel], tree: Any) -> tuple[str, str] | None:
+    """Return the first invalid key of a JSON object and what is wrong with it, None where all are valid."""
+    tree = tree if isinstance(tree, dict) else {}
+    try:
+        model.model_validate(tree)
+    except ValidationError as error:
+        key = str(error.errors()[0]["loc"][0])
+        return key, f"{key} {tree.get(key)!r}, expected {model.model_fields[key].description}"
+    return None
 
 
-def _parse_video(
-    video_id: str, entry: Any, ids: dict[str, int], num_classes: int | None, problems: list[Problem]
-) -> Video | None:
-    """Parse a video without its invalid annotations. Returns None if the video itself is invalid."""
-    if message := _check_entry(entry):
-        problems.append(Problem("entry", video_id, "", message))
-        return None
+def _build_video(video_id: str, entry: dict, num_classes: int | None, problems: list[Problem]) -> Video:
+    """Build a video without its invalid annotations."""
     subset, segments, labels = entry["subset"].lower(), [], []
-    for annotation in entry.get("annotations") or []:
-        fields = annotation if isinstance(annotation, dict) else {}
-        segment, label, name = (fields.get(key) for key in ("segment", "label_id", "label"))
-        if label is None and isinstance(name, str):
-            label = ids.get(name)
-        if invalid := _check_segment(segment) or _check_label(name, label, num_classes):
+    for event in entry.get("annotations") or []:
+        if invalid := _check_event(event, num_classes):
             problems.append(Problem(invalid[0], video_id, subset, invalid[1]))
         else:
-            segments.append(segment)
-            labels.append(label)
+            segments.append(event["segment"])
+            labels.append(event["label_id"])
     segments = np.array(segments, np.float64).reshape(-1, 2)
     return Video(video_id, subset, float(entry["duration"]), entry.get("fps"), segments, np.array(labels, np.int64))
 
 
-def _check_entry(entry: Any) -> str | None:
-    """Return what is wrong with a video's entry, None where it is valid."""
-    if not isinstance(entry, dict):
-        return "expected an object with subset, duration and annotations"
-    subset, duration, fps, annotations = (entry.get(key) for key in ("subset", "duration", "fps", "annotations"))
-    if not isinstance(subset, str):
-        return f"subset {subset!r}, expected the name of its split"
-    if not _is_number(duration) or duration <= 0:
-        return f"duration {duration!r}, expected seconds above 0"
-    if fps is not None and (not _is_number(fps) or fps <= 0):
-        return f"fps {fps!r}, expected a number above 0"
-    if annotations and not isinstance(annotations, list):
-        return f"annotations {str(annotations)[:40]!r}, expected a list"
+def _check_event(event: Any, num_classes: int | None) -> tuple[str, str] | None:
+    """Return the kind and the message of a problem with an annotation, None where it is valid."""
+    if invalid := _find_invalid(_Event, event):
+        return invalid[0].removesuffix("_id"), invalid[1]
+    if event["segment"][1] < event["segment"][0]:
+        return "negative length", f"segment {event['segment']} ends before it starts; correct it"
+    if num_classes is not None and event["label_id"] >= num_classes:
+        return "label", f"label_id {event['label_id']}, expected 0 … {num_classes - 1}; correct it or num_classes"
     return None
-
-
-def _check_segment(segment: Any) -> tuple[str, str] | None:
-    """Return the kind and the message of the problem with a segment, None where it is valid."""
-    if not (isinstance(segment, list) and len(segment) == 2 and all(_is_number(time) for time in segment)):
-        return "segment", f"segment {segment!r}, expected [start, end] in finite seconds"
-    if segment[1] < segment[0]:
-        return "negative length", f"segment {segment} ends before it starts; correct it"
-    return None
-
-
-def _check_label(name: Any, label: Any, num_classes: int | None) -> tuple[str, str] | None:
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label <= MAX_LABEL_ID:
-        return "label", f"label {name!r} with label_id {label!r} is unknown, expected a label or a label_id from 0 on"
-    if num_classes is not None and label >= num_classes:
-        return "label", f"label_id {label}, expected 0 … {num_classes - 1}; correct it or num_classes"
-    return None
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_TIME_S  # False for NaN
