@@ -39,19 +39,14 @@ def open_container(path: Path) -> Iterator[Any]:
     """
     av = import_av()
     try:
-        container = av.open(f"file:{path}", metadata_errors="ignore")
-    except (av.error.FFmpegError, UnicodeError) as error:
-        hint = "check the path, or copy the file again if it is truncated"
-        raise MediaError(
-            f"{format_path(path)}: not readable as video or sound ({format_error(error)}); {hint}"
-        ) from None
-    with container:
-        if container.format.name in NO_VIDEO_FORMATS or container.format.name.endswith("_pipe"):
-            raise MediaError(f"{format_path(path)}: not a video or sound file ({container.format.long_name})")
-        try:
+        with av.open(f"file:{path}", metadata_errors="ignore") as container:
+            if container.format.name in NO_VIDEO_FORMATS or container.format.name.endswith("_pipe"):
+                raise MediaError(f"{format_path(path)}: not a video or sound file ({container.format.long_name})")
             yield container
-        except av.error.FFmpegError as error:
-            raise MediaError(f"{format_path(path)}: cannot be decoded ({format_error(error)})") from None
+    except (av.error.FFmpegError, UnicodeError) as error:
+        problem = f"not readable as video or sound ({format_error(error)})"
+        hint = "check the path, or copy the file again if it is truncated"
+        raise MediaError(f"{format_path(path)}: {problem}; {hint}") from None
 
 
 def format_error(error: Exception) -> str:
@@ -59,10 +54,11 @@ def format_error(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def get_frame_duration(stream) -> Fraction:
-    """Return the seconds of one picture at a video stream's average rate; 0 for sound or where no rate is given."""
-    rate = stream.average_rate if stream.type == "video" else None
-    return 1 / Fraction(rate) if rate else Fraction(0)
+def get_frame_duration(stream, frame=None) -> Fraction:
+    """Return the seconds of a frame of sound, or of a picture at the stream's average rate; 0 where it is unknown."""
+    if stream.type == "video":
+        return 1 / Fraction(stream.average_rate) if stream.average_rate else Fraction(0)
+    return Fraction(frame.samples, frame.sample_rate) if frame else Fraction(0)
 
 
 def decode_stream(container, stream, notes: list[str]) -> Generator[tuple[Fraction, Any], None, None]:
@@ -94,10 +90,7 @@ def decode_stream(container, stream, notes: list[str]) -> Generator[tuple[Fracti
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 time = next_time if stamp is None else stamp * Fraction(frame.time_base)
                 yield time, frame
-                if stream.type == "audio":
-                    next_time = time + Fraction(frame.samples, frame.sample_rate)
-                else:
-                    next_time = time + get_frame_duration(stream)
+                next_time = time + get_frame_duration(stream, frame)
     finally:
         if num_damaged:
             frames = f"{num_damaged} damaged frame{'s' * (num_damaged > 1)}"

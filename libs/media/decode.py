@@ -5,9 +5,10 @@ placed by its time stamp, so variable frame rates, late streams, gaps and codec 
 """
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 
@@ -45,59 +46,43 @@ def decode_frames(
         stream = container.streams[media.video]
         stream.thread_type, stream.thread_count = "AUTO", threads
         rounding = min(MAX_ROUNDING, Fraction(stream.time_base) / 2)
-        converter, done, current = _PictureConverter(stream.sample_aspect_ratio, short_side), 0, None
+        done, current, convert = 0, None, None
         for time, frame in decode_stream(container, stream, notes):
+            if convert is None:
+                current, convert = frame, _build_converter(frame, stream.sample_aspect_ratio or Fraction(1), short_side)
             begins = min(count, math.ceil((time - media.start - rounding) * FRAME_RATE_HZ))
-            current = frame if current is None else current
             if begins > done:
-                yield from repeat(converter.convert(current), begins - done)
+                yield from repeat(convert(current), begins - done)
                 done = begins
             if done == count:
                 return
             current = frame
-        if current is None:
+        if convert is None:
             raise MediaError(f"{format_path(media.path)}: no frame of video stream {media.video} can be decoded")
-        yield from repeat(converter.convert(current), count - done)
+        yield from repeat(convert(current), count - done)
 
 
-class _PictureConverter:
-    """Scales decoded frames, turns them upright and makes pixels square, all as the first frame needs it."""
+def _build_converter(first, pixel_aspect: Fraction, short_side: int | None) -> Callable[[Any], np.ndarray]:
+    """Build a function that scales frames, turns them upright and makes pixels square, all as the first one needs it.
 
-    def __init__(self, pixel_aspect: Fraction | None, short_side: int | None):
-        self.pixel_aspect, self.short_side = pixel_aspect or Fraction(1), short_side
-        self.scaler = import_av().video.reformatter.VideoReformatter()
-        self.matrix: np.ndarray | None = None
-        self.size = (0, 0)  # width and height before turning
+    Side data are read from the first frame only: PyAV's frames and their side data reference each other, so reading
+    them keeps each frame until the garbage collector runs, which is far too late for megabytes.
+    """
+    width, height = first.width * pixel_aspect, Fraction(first.height)
+    scale = min(Fraction(1), (short_side or math.inf) / min(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    # The (2, 2) matrix that maps a stored pixel's (x, y) to its place on screen, up to a shift and a factor.
+    data = first.side_data.get("DISPLAYMATRIX")
+    matrix = np.eye(2) if data is None else np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
+    turned = abs(float(matrix[0, 1])) > abs(float(matrix[0, 0]))
+    right, down = (1 if value >= 0 else -1 for value in (np.diag(matrix[::-1] if turned else matrix)))
+    scaler = import_av().video.reformatter.VideoReformatter()
 
-    def convert(self, frame) -> np.ndarray:
-        if self.matrix is None:
-            # Side data are read from the first frame only: PyAV's frames and their side data reference each other, so
-            # reading them keeps each frame until the garbage collector runs, which is far too late for megabytes.
-            self.matrix = _read_display_matrix(frame)
-            width, height = frame.width * self.pixel_aspect, Fraction(frame.height)
-            scale = min(Fraction(1), (self.short_side or math.inf) / min(width, height))
-            self.size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = self.scaler.reformat(frame, *self.size, "rgb24", interpolation="AREA").to_ndarray()
-        return _turn(small, self.matrix)
+    def convert(frame) -> np.ndarray:
+        picture = scaler.reformat(frame, *size, "rgb24", interpolation="AREA").to_ndarray()
+        return np.ascontiguousarray((picture.swapaxes(0, 1) if turned else picture)[::down, ::right])
 
-
-def _read_display_matrix(frame) -> np.ndarray:
-    """Return the (2, 2) matrix that maps a stored pixel's (x, y) to its place on screen, up to a shift."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return np.eye(2)
-    return np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2] / 65536
-
-
-def _turn(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Apply a display matrix, rounded to one of the eight quarter turns and mirrorings."""
-    if abs(matrix[0, 1]) > abs(matrix[0, 0]):
-        picture, right, down = picture.swapaxes(0, 1), matrix[1, 0], matrix[0, 1]
-    else:
-        right, down = matrix[0, 0], matrix[1, 1]
-    picture = picture[:, ::-1] if right < 0 else picture
-    picture = picture[::-1] if down < 0 else picture
-    return np.ascontiguousarray(picture)
+    return convert
 
 
 def decode_sound(media: MediaInfo, count: int, notes: list[str]) -> Generator[np.ndarray, None, None]:
@@ -118,8 +103,7 @@ def decode_sound(media: MediaInfo, count: int, notes: list[str]) -> Generator[np
             yield from _silence(num_silent)
             done += num_silent
         block = block[max(0, done - first) : max(0, count - first)]
-        if len(block):
-            yield block
+        yield block
         done += len(block)
         if done == count:
             break

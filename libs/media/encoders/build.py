@@ -8,17 +8,18 @@ CHOICES = "builtin, hf:NAME[,NAME] (a name or folder of Hugging Face transformer
 
 def build_encoder(spec: str) -> Encoder:
     """Build the encoder of this name. Raises UserError if the name is unknown or a package it needs is missing."""
-    kind, _, names = spec.partition(":")
+    kind, _, rest = spec.partition(":")
+    names = rest.split(",")
     if spec == "builtin":
         from libs.media.encoders.builtin import BuiltinEncoder
 
         return BuiltinEncoder()
-    if kind == "hf" and names:
-        from libs.media.encoders.hf import build_hf_encoder
+    if kind == "hf" and len(names) <= 2 and all(names):
+        from libs.media.encoders.hf import HfEncoder
 
-        return build_hf_encoder(names)
-    if kind == "one-peace":
+        return HfEncoder(names)
+    if spec == "one-peace" or (kind == "one-peace" and len(names) <= 2 and all(names)):
         from libs.media.encoders.one_peace import build_one_peace_encoder
 
-        return build_one_peace_encoder(names)
+        return build_one_peace_encoder(rest)
     raise UserError(f"encoder {spec!r}: unknown name; choose {CHOICES}")

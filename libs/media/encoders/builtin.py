@@ -27,26 +27,45 @@ class BuiltinEncoder:
     short_side = 64
 
     def encode_frames(self, batch: WindowBatch) -> np.ndarray:
-        return _pool_picture_statistics(batch, *_compute_picture_statistics(batch.data))
+        """Pool statistics of pictures over each window: means, trends, amount and direction of motion."""
+        count, half = len(batch), batch.length // 2
+        appearance, histograms, motion = _compute_picture_statistics(batch.data)
+        appearance = sliding(appearance, batch.length, batch.hop)[:count]  # (N, 16, 6, CELLS)
+        motion = sliding(motion, batch.length - 1, batch.hop)[:count]
+        histograms = sliding(histograms, batch.length, batch.hop)[:count].mean(1)
+        trend = 2 * (appearance[:, half:, :4].mean(1) - appearance[:, :half, :4].mean(1))
+        most = motion[:, :, :1].max(1)
+        unrest = 4 * appearance[:, :, :1].std(1)
+        cells = np.concatenate((appearance.mean(1), trend, motion.mean(1), most, unrest), 1)  # (N, 15, CELLS)
+        return np.concatenate((cells.reshape(count, -1), histograms), 1, dtype=np.float32)
 
     def encode_audio(self, batch: WindowBatch) -> np.ndarray:
-        return _pool_sound_statistics(batch, *_compute_sound_statistics(batch.data))
+        """Pool statistics of sound over each window: mean, spread, peak and trend of the spectra and their shape."""
+        count, length, hop = len(batch), (batch.length - FFT) // HOP + 1, batch.hop // HOP
+        level, shape = _compute_sound_statistics(batch.data)
+        flux = 6 * np.abs(np.diff(level, axis=0)).mean(1, keepdims=True) - 1
+        flux = sliding(flux, length - 1, hop)[:count]
+        level = sliding(level, length, hop)[:count]  # (N, 97, BANDS)
+        shape = sliding(shape, length, hop)[:count]
+        half = length // 2
+        trend = level[:, -half:].mean(1) - level[:, :half].mean(1)
+        trend = trend.reshape(count, BANDS // 2, 2).mean(2)
+        spectra = (level.mean(1), 2 * level.std(1) - 1, level.max(1) - 1, trend)
+        shapes = (shape.mean(1), flux.mean(1), 2 * shape.std(1) - 0.5, 2 * flux.std(1) - 0.5)
+        return np.concatenate((*spectra, *shapes), 1, dtype=np.float32)
 
     def encode_text(self, sentences: list[str]) -> np.ndarray:
         raise UserError("the builtin encoder embeds no text; use the checkpoint's classes, or an encoder with text")
 
 
 def _pool(values: np.ndarray) -> np.ndarray:
-    """Average (F, H, W, ...) over a grid of cells to (F, CELLS, ...)."""
-    for axis in (1, 2):
-        size = values.shape[axis]
+    """Average (F, H, W) over a grid of cells to (F, CELLS)."""
+    for axis, shape in ((1, (GRID, 1)), (2, (GRID,))):
         # If a picture has fewer rows than cells, reduceat returns the single row at the start of an empty range.
-        starts = np.arange(GRID) * size // GRID
-        counts = np.maximum(1, np.diff(np.append(starts, size))).astype(np.float32)
-        shape = [1] * values.ndim
-        shape[axis] = GRID
+        starts = np.arange(GRID) * values.shape[axis] // GRID
+        counts = np.maximum(1, np.diff(starts, append=values.shape[axis])).astype(np.float32)
         values = np.add.reduceat(values, starts, axis=axis) / counts.reshape(shape)
-    return values.reshape(len(values), CELLS, *values.shape[3:])
+    return values.reshape(len(values), CELLS)
 
 
 def _compute_picture_statistics(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -85,21 +104,6 @@ def _compute_histograms(red: np.ndarray, green: np.ndarray, blue: np.ndarray, lu
     return np.concatenate((4 * luminances - 0.5, 10 * hues - 0.5), 1).astype(np.float32)
 
 
-def _pool_picture_statistics(
-    batch: WindowBatch, appearance: np.ndarray, histograms: np.ndarray, motion: np.ndarray
-) -> np.ndarray:
-    """Pool statistics over each window: means, trends, amount and direction of motion, (N, visual_dim)."""
-    count, half = len(batch), batch.length // 2
-    appearance = sliding(appearance, batch.length, batch.hop)[:count]  # (N, 16, 6, CELLS)
-    motion = sliding(motion, batch.length - 1, batch.hop)[:count]
-    histograms = sliding(histograms, batch.length, batch.hop)[:count].mean(1)
-    trend = 2 * (appearance[:, half:, :4].mean(1) - appearance[:, :half, :4].mean(1))
-    most = motion[:, :, :1].max(1)
-    unrest = 4 * appearance[:, :, :1].std(1)
-    cells = np.concatenate((appearance.mean(1), trend, motion.mean(1), most, unrest), 1)  # (N, 15, CELLS)
-    return np.concatenate((cells.reshape(count, -1), histograms), 1, dtype=np.float32)
-
-
 def _build_mel_bands() -> np.ndarray:
     """Build triangular filters (FFT bins, BANDS) on the mel scale, each with weights that sum to 1."""
     low, high = (2595 * np.log10(1 + hz / 700) for hz in (LOW_HZ, HIGH_HZ))
@@ -135,18 +139,3 @@ def _compute_sound_statistics(samples: np.ndarray) -> tuple[np.ndarray, np.ndarr
         (loudness + 4) / 1.5, 8 * crossings - 1, 2 * peak + 2,
     )  # fmt: skip
     return ((level + 6) / 1.5).astype(np.float32), np.stack(shape, 1).astype(np.float32)
-
-
-def _pool_sound_statistics(batch: WindowBatch, level: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """Pool statistics over each window: mean, spread, peak and trend of the spectra and their shape, (N, audio_dim)."""
-    count, length, hop = len(batch), (batch.length - FFT) // HOP + 1, batch.hop // HOP
-    flux = 6 * np.abs(np.diff(level, axis=0)).mean(1, keepdims=True) - 1
-    flux = sliding(flux, length - 1, hop)[:count]
-    level = sliding(level, length, hop)[:count]  # (N, 97, BANDS)
-    shape = sliding(shape, length, hop)[:count]
-    half = length // 2
-    trend = level[:, -half:].mean(1) - level[:, :half].mean(1)
-    trend = trend.reshape(count, BANDS // 2, 2).mean(2)
-    spectra = (level.mean(1), 2 * level.std(1) - 1, level.max(1) - 1, trend)
-    shapes = (shape.mean(1), flux.mean(1), 2 * shape.std(1) - 0.5, 2 * flux.std(1) - 0.5)
-    return np.concatenate((*spectra, *shapes), 1, dtype=np.float32)

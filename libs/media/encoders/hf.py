@@ -6,7 +6,7 @@ vectors; others are the mean of the last layer.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from libs.features.windows import SAMPLE_RATE_HZ, WINDOW_FRAMES, WINDOW_SAMPLES,
 from libs.media.encoders.base import default_device
 from libs.media.encoders.builtin import BuiltinEncoder
 
-PLACEHOLDER = "a"  # a word that is one token; learned vectors replace it
 BATCH_SIZE = 16  # pictures, clips, seconds of sound or sentences
 
 
@@ -55,38 +54,55 @@ class HfModel:
 
         A model of fewer frames than a window has gets evenly spaced ones.
         """
+        if self.visual is None:
+            raise UserError(f"encoder hf:{self.name}: embeds no pictures; name one that does first: hf:VISUAL,AUDIO")
         if self.visual == "clip":
             frames = np.linspace(0, batch.length - 1, self.num_frames).round().astype(int)
-            return self._embed(batch.windows[:, frames], self._process_clips, "get_video_features")
-        pictures = batch.data[batch.hop // 2 :: batch.hop]
-        embedded = self._embed(pictures, self._process_images, "get_image_features")
+            clips = [list(clip) for clip in batch.windows[:, frames]]
+            return self._embed(clips, self._process_pictures, "get_video_features")
+        pictures = list(batch.data[batch.hop // 2 :: batch.hop])
+        embedded = self._embed(pictures, self._process_pictures, "get_image_features")
         return sliding(embedded, batch.length // batch.hop, 1)[: len(batch)].mean(1)
 
     def encode_audio(self, batch: WindowBatch) -> np.ndarray:
+        if not self.audio:
+            raise UserError(
+                f"encoder hf:{self.name}: embeds no sound; name one that does second, or builtin: hf:VISUAL,AUDIO"
+            )
         return self._embed(batch.windows, self._process_sound, "get_audio_features")
 
     def encode_text(self, sentences: list[str]) -> np.ndarray:
         return self._embed(sentences, self._tokenize, "get_text_features")
 
-    def build_context_embedder(self, names: list[str], length: int) -> "ContextEmbedder":
-        """Build a function that embeds `length` learned vectors followed by a class name, for N names."""
-        words = " ".join([PLACEHOLDER] * length)
-        inputs = self._tokenize([f"{words} {name}." for name in names], return_special_tokens_mask=True)
+    def build_context_embedder(self, names: list[str], length: int) -> tuple[Callable[[Tensor], Tensor], int]:
+        """Build the function of `ContextEncoder`: learned vectors replace the first words of a frozen text encoder."""
+        words = "a " * length  # a word that is one token
+        inputs = self._tokenize([f"{words}{name}." for name in names], return_special_tokens_mask=True)
         first = int((inputs.pop("special_tokens_mask")[0] == 0).nonzero()[0])
-        vocabulary = self.model.config.text_config.vocab_size
-        tables = (m for m in self.model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == vocabulary)
-        places = slice(first, first + length)
-        return ContextEmbedder(self.model.requires_grad_(False), next(tables), inputs.to(self.device), places)
+        inputs, model = inputs.to(self.device), self.model.requires_grad_(False)
+        vocabulary = model.config.text_config.vocab_size
+        tables = (m for m in model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == vocabulary)
+        tokens = next(tables)
 
-    def _process_images(self, images: np.ndarray) -> Any:
-        return self.image_processor(list(images), return_tensors="pt")
+        def embed(context: Tensor) -> Tensor:
+            def insert_context(_module, _inputs, embedded: Tensor) -> Tensor:  # (N, L, width)
+                vectors = context.to(embedded).expand(len(embedded), -1, -1)
+                return torch.cat([embedded[:, :first], vectors, embedded[:, first + length :]], dim=1)
 
-    def _process_clips(self, clips: np.ndarray) -> Any:
-        return self.image_processor([list(clip) for clip in clips], return_tensors="pt")
+            with tokens.register_forward_hook(insert_context):
+                return _normalize(model.get_text_features(**inputs))
+
+        return embed, tokens.embedding_dim
+
+    def _process_pictures(self, pictures: list) -> Any:
+        return self.image_processor(pictures, return_tensors="pt")
 
     def _process_sound(self, seconds: np.ndarray) -> Any:
-        rate = self.feature_extractor.sampling_rate
-        inputs = self.feature_extractor(list(_resample(seconds, rate)), sampling_rate=rate, return_tensors="pt")
+        rate, num_samples = self.feature_extractor.sampling_rate, seconds.shape[1]
+        if rate != SAMPLE_RATE_HZ:  # Fourier interpolation
+            wanted = num_samples * rate // SAMPLE_RATE_HZ
+            seconds = (np.fft.irfft(np.fft.rfft(seconds), wanted) * (wanted / num_samples)).astype(np.float32)
+        inputs = self.feature_extractor(list(seconds), sampling_rate=rate, return_tensors="pt")
         if "is_longer" in inputs:  # CLAP's extractor marks a random row if no row is longer than its input
             inputs["is_longer"] = torch.zeros_like(inputs["is_longer"])
         return inputs
@@ -112,35 +128,20 @@ class HfModel:
         return torch.cat(parts).float().cpu().numpy()
 
 
-class ContextEmbedder(NamedTuple):
-    """Learned vectors in place of a frozen text encoder's first words (CoOp's unified context)."""
-
-    model: Any
-    tokens: nn.Embedding
-    inputs: dict
-    places: slice
-
-    def __call__(self, context: Tensor) -> Tensor:
-        """Embed (length, token width) vectors as (N, D) unit rows, differentiably."""
-
-        def insert_context(_module, _inputs, embedded: Tensor) -> Tensor:  # (N, L, width)
-            vectors = context.to(embedded).expand(len(embedded), -1, -1)
-            return torch.cat([embedded[:, : self.places.start], vectors, embedded[:, self.places.stop :]], dim=1)
-
-        hook = self.tokens.register_forward_hook(insert_context)
-        try:
-            return _normalize(self.model.get_text_features(**self.inputs))
-        finally:
-            hook.remove()
-
-
 class HfEncoder:
     """Pictures by one checkpoint, sound by another or the same; either may be the builtin encoder."""
 
-    def __init__(self, name: str, visual: HfModel | BuiltinEncoder, audio: HfModel | BuiltinEncoder):
-        self.name, self.short_side = name, visual.short_side
+    def __init__(self, names: list[str]):
+        """Load one or two checkpoints, each a hub's name, a folder, or `builtin`.
+
+        Raises:
+            UserError: a checkpoint cannot be loaded, or embeds no pictures or no sound although it should.
+        """
+        models = {name: BuiltinEncoder() if name == "builtin" else HfModel(name) for name in dict.fromkeys(names)}
+        visual, audio = models[names[0]], models[names[-1]]
+        self.name, self.short_side = f"hf:{','.join(names)}", visual.short_side
         self.encode_frames, self.encode_audio = visual.encode_frames, audio.encode_audio
-        self.text_models = [m for m in dict.fromkeys((visual, audio)) if isinstance(m, HfModel) and m.text]
+        self.text_models = [model for model in models.values() if isinstance(model, HfModel) and model.text]
         side = self.short_side or 224
         frames = WindowBatch(np.zeros((WINDOW_FRAMES, side, side, 3), np.uint8), WINDOW_FRAMES, 4)
         second = WindowBatch(np.zeros(WINDOW_SAMPLES, np.float32), WINDOW_SAMPLES, WINDOW_SAMPLES)
@@ -150,45 +151,25 @@ class HfEncoder:
     def encode_text(self, sentences: list[str]) -> np.ndarray:
         """Concatenate the unit embeddings of all checkpoints with a text side, as unit rows."""
         self._check_text()
-        rows = np.concatenate([model.encode_text(list(sentences)) for model in self.text_models], 1)
+        rows = np.concatenate([model.encode_text(sentences) for model in self.text_models], 1)
         return rows / np.float32(len(self.text_models) ** 0.5)
 
     def build_context_embedder(self, names: list[str], length: int) -> tuple[Callable[[Tensor], Tensor], int]:
         """Build the function of `ContextEncoder`; the vectors of all checkpoints are concatenated."""
         self._check_text()
-        embedders = [model.build_context_embedder(names, length) for model in self.text_models]
-        widths = [embedder.tokens.embedding_dim for embedder in embedders]
+        parts = [model.build_context_embedder(names, length) for model in self.text_models]
+        widths = [width for _, width in parts]
 
         def embed(context: Tensor) -> Tensor:
-            parts = zip(embedders, context.split(widths, dim=1), strict=True)
-            return torch.cat([embedder(part) for embedder, part in parts], 1) / len(embedders) ** 0.5
+            vectors = context.split(widths, dim=1)
+            rows = [embed_part(part) for (embed_part, _), part in zip(parts, vectors, strict=True)]
+            return torch.cat(rows, 1) / len(rows) ** 0.5
 
         return embed, sum(widths)
 
     def _check_text(self) -> None:
         if not self.text_models:
             raise UserError(f"encoder {self.name}: none of its checkpoints embeds text; use a CLIP- or CLAP-like one")
-
-
-def build_hf_encoder(names: str) -> HfEncoder:
-    """Build the encoder of NAME or VISUAL,AUDIO, each a hub's name, a folder, or `builtin`.
-
-    Raises:
-        UserError: a checkpoint cannot be loaded, or embeds no pictures or no sound although it should.
-    """
-    parts = names.split(",")
-    if len(parts) > 2 or not all(parts):
-        raise UserError(f"encoder hf:{names}: expected hf:NAME or hf:VISUAL,AUDIO")
-    models = {name: BuiltinEncoder() if name == "builtin" else HfModel(name) for name in dict.fromkeys(parts)}
-    visual, audio = models[parts[0]], models[parts[-1]]
-    if isinstance(visual, HfModel) and not visual.visual:
-        raise UserError(f"encoder hf:{names}: {parts[0]} embeds no pictures; name one that does first: hf:VISUAL,AUDIO")
-    if isinstance(audio, HfModel) and not audio.audio:
-        raise UserError(
-            f"encoder hf:{names}: {parts[-1]} embeds no sound; name one that does second: hf:{parts[0]},AUDIO, "
-            f"or hf:{parts[0]},builtin"
-        )
-    return HfEncoder(f"hf:{names}", visual, audio)
 
 
 def _load(kind: str, name: str) -> Any:
@@ -199,27 +180,13 @@ def _load(kind: str, name: str) -> Any:
         raise UserError("hf: encoders need transformers, which is not installed: pip install -e .[hf]") from None
     try:
         return getattr(transformers, kind).from_pretrained(name)
-    except ImportError as error:
-        raise UserError(f"encoder hf:{name}: {_first_line(error)}; install what it names") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (ImportError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"encoder hf:{name}: {kind} cannot be loaded ({_first_line(error)}); give a folder that holds the "
-            "checkpoint with its preprocessing, or a name on the hub"
+            f"encoder hf:{name}: {kind} cannot be loaded ({reason}); install what this names, or give a folder that "
+            "holds the checkpoint with its preprocessing, or a name on the hub"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _normalize(features: Any) -> Tensor:
     return F.normalize(getattr(features, "pooler_output", features), dim=-1)  # a tensor before transformers 5
-
-
-def _resample(seconds: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Resample (N, samples) from 16 kHz to another rate by Fourier interpolation."""
-    if rate_hz == SAMPLE_RATE_HZ:
-        return seconds
-    old = seconds.shape[1]
-    new = old * rate_hz // SAMPLE_RATE_HZ
-    return (np.fft.irfft(np.fft.rfft(seconds), new) * (new / old)).astype(np.float32)

@@ -8,7 +8,6 @@ features from here must be trained on features from here.
 import tempfile
 import wave
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,36 +16,32 @@ from libs.core.errors import UserError
 from libs.features.windows import SAMPLE_RATE_HZ, WindowBatch, sliding
 from libs.media.encoders.base import default_device
 
-DEFAULT_CHECKPOINT = "ONE-PEACE"  # the library's name of its pretrained checkpoint
-DIM = 1536
 BATCH_SIZE = 16  # pictures or seconds of sound
 
 
 class OnePeaceEncoder:
-    visual_dim = audio_dim = text_dim = DIM
+    visual_dim = audio_dim = text_dim = 1536
     short_side = 256
 
     def __init__(self, name: str, visual, audio):
         self.name, self.visual, self.audio = name, visual, audio
 
     def encode_frames(self, batch: WindowBatch) -> np.ndarray:
-        rows = _encode_files(
-            batch.data[batch.hop // 2 :: batch.hop],
-            _write_png,
-            lambda paths: self.visual.extract_image_features(self.visual.process_image(paths)),
-        )
+        def encode(paths: list[str]) -> torch.Tensor:
+            return self.visual.extract_image_features(self.visual.process_image(paths))
+
+        rows = _encode_files(batch.data[batch.hop // 2 :: batch.hop], _write_png, encode)
         return sliding(rows, batch.length // batch.hop, 1)[: len(batch)].mean(1)
 
     def encode_audio(self, batch: WindowBatch) -> np.ndarray:
-        return _encode_files(
-            batch.windows,
-            _write_wav,
-            lambda paths: self.audio.extract_audio_features(*self.audio.process_audio(paths)),
-        )
+        def encode(paths: list[str]) -> torch.Tensor:
+            return self.audio.extract_audio_features(*self.audio.process_audio(paths))
+
+        return _encode_files(batch.windows, _write_wav, encode)
 
     @torch.inference_mode()
     def encode_text(self, sentences: list[str]) -> np.ndarray:
-        return _to_unit_rows(self.visual.extract_text_features(self.visual.process_text(list(sentences))))
+        return _to_unit_rows(self.visual.extract_text_features(self.visual.process_text(sentences)))
 
 
 def build_one_peace_encoder(names: str) -> OnePeaceEncoder:
@@ -62,11 +57,7 @@ def build_one_peace_encoder(names: str) -> OnePeaceEncoder:
             "encoder one-peace: the library one_peace is not installed: git clone "
             "https://github.com/OFA-Sys/ONE-PEACE, then pip install -r requirements.txt and pip install -e . in it"
         ) from None
-    files = (names or DEFAULT_CHECKPOINT).split(",")
-    if len(files) > 2 or not all(files):
-        raise UserError(
-            f"encoder one-peace:{names}: expected one-peace, one-peace:VISUAL.pt or one-peace:VISUAL.pt,AUDIO.pt"
-        )
+    files = (names or "ONE-PEACE").split(",")
     try:
         models = {file: from_pretrained(file, device=default_device(), dtype="float32") for file in set(files)}
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -75,30 +66,30 @@ def build_one_peace_encoder(names: str) -> OnePeaceEncoder:
 
 
 @torch.inference_mode()
-def _encode_files(rows: np.ndarray, write: Callable, encode: Callable[[list[str]], torch.Tensor]) -> np.ndarray:
+def _encode_files(
+    rows: np.ndarray, write: Callable[[str, np.ndarray], str], encode: Callable[[list[str]], torch.Tensor]
+) -> np.ndarray:
     """Encode rows through temporary files, one each."""
     parts = []
     for first in range(0, len(rows), BATCH_SIZE):
         with tempfile.TemporaryDirectory() as folder:
             batch = rows[first : first + BATCH_SIZE]
-            parts.append(encode([write(Path(folder) / str(i), row) for i, row in enumerate(batch)]))
+            parts.append(encode([write(f"{folder}/{i}", row) for i, row in enumerate(batch)]))
     return _to_unit_rows(torch.cat(parts))
 
 
-def _write_png(path: Path, picture: np.ndarray) -> str:
+def _write_png(stem: str, picture: np.ndarray) -> str:
     from PIL import Image
 
-    Image.fromarray(picture).save(path := path.with_suffix(".png"))
-    return str(path)
+    Image.fromarray(picture).save(path := f"{stem}.png")
+    return path
 
 
-def _write_wav(path: Path, samples: np.ndarray) -> str:
-    with wave.open(str(path := path.with_suffix(".wav")), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE_HZ)
+def _write_wav(stem: str, samples: np.ndarray) -> str:
+    with wave.open(path := f"{stem}.wav", "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", "not compressed"))
         file.writeframes((samples * 32767).round().astype("<i2").tobytes())
-    return str(path)
+    return path
 
 
 def _to_unit_rows(rows: torch.Tensor) -> np.ndarray:

@@ -101,12 +101,12 @@ def test_hf_encoder_embeds_windows_and_text(checkpoints, visual, audio, dims):
             encoder.encode_text(["a"])
 
 
-def test_build_hf_encoder_unsuitable_checkpoint_is_an_error(checkpoints, tmp_path):
+def test_hf_encoder_of_unsuitable_checkpoint_is_an_error(checkpoints, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for names, said in (
         (f"{checkpoints}/clip", "embeds no sound; name one that does second"),
         (f"{checkpoints}/ast", "embeds no pictures; name one that does first"),
-        ("a,b,c", "expected hf:NAME or hf:VISUAL,AUDIO"),
+        ("a,b,c", r"unknown name; choose builtin, hf:NAME\[,NAME\]"),
         (f"{tmp_path}", "cannot be loaded"),
     ):
         with pytest.raises(UserError, match=said) as caught:
@@ -161,8 +161,8 @@ def test_context_embedder_of_placeholders_equals_sentence(checkpoints):
     names = ["dog barks", "car"]
     embed, width = encoder.build_context_embedder(names, length=3)
     assert width == 32
-    parts = [model.build_context_embedder(names, 3) for model in encoder.text_models]
-    own = torch.cat([part.tokens.weight[3].expand(3, -1) for part in parts], dim=1)  # "a" is word 3
+    tables = [model.model.text_model.get_input_embeddings().weight for model in encoder.text_models]
+    own = torch.cat([table[3].expand(3, -1) for table in tables], dim=1)  # "a" is word 3
     expected = torch.from_numpy(encoder.encode_text([f"a a a {name}." for name in names]))
     torch.testing.assert_close(embed(own), expected, atol=1e-6, rtol=1e-5)
     context = torch.randn(3, 32, requires_grad=True)
@@ -196,7 +196,7 @@ def test_set_classes_after_learned_context_uses_learned_vectors(checkpoints, tmp
     tree = tiny_tree(tmp_path)
     tree["model"] |= {"prompts": "context", "text_dim": 16, "context_dim": 32, "encoder": name}
     config, encoder = from_tree(tree), build_encoder(name)
-    model, task = UniAV.from_config(config).eval(), config.tasks["TASK3"]
+    model, task = UniAV(config).eval(), config.tasks["TASK3"]
     context = model.get_parameter("prompts.TASK3.learned").detach()
     model.override_prompts("TASK3", torch.nn.functional.normalize(torch.randn(5, 16), dim=1))
     localizer = Localizer(model, [task], encoder, {"TASK3": list("abcde")}, {"TASK3": context})
