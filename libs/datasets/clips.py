@@ -52,15 +52,12 @@ class ClipDataset(Dataset):
                 resize(x, config.max_seq_len).to(torch.float32 if cycle is None else x.dtype) for x in (visual, audio)
             )
         segments = (torch.from_numpy(video.segments) * fps - 0.5 * frames) / stride
-        clip = Clip(
-            video.video_id, video.duration, fps, stride, frames, segments.float(), torch.from_numpy(video.labels)
-        )
+        labels = torch.from_numpy(video.labels)
+        clip = Clip(video.video_id, video.duration, fps, stride, frames, segments.float(), labels)
         if cycle is None:
             return clip, visual, audio
-        if config.force_upsampling and len(clip.labels):
+        if config.force_upsampling:
             clip = drop_truncated(clip, len(visual), config.trunc_thresh)
-            if not len(clip.labels):
-                warnings.warn(f"video {clip.video_id}: all its segments lie beyond its end, none is used", stacklevel=2)
         return crop((clip, visual, audio), config, np.random.default_rng([self.seed, cycle, index]))
 
 
@@ -80,7 +77,10 @@ def drop_truncated(clip: Clip, length: int, trunc_thresh: float) -> Clip:
     end = length + 0.5 * clip.num_frames / clip.feat_stride
     clamped = clip.segments.clamp(max=end)
     inside, whole = clamped[:, 1] - clamped[:, 0], clip.segments[:, 1] - clip.segments[:, 0]
-    return _keep_segments(clip, clamped, (clip.segments[:, 0] < end) & (inside >= trunc_thresh * whole))
+    kept = (clip.segments[:, 0] < end) & (inside >= trunc_thresh * whole)
+    if len(kept) and not kept.any():
+        warnings.warn(f"video {clip.video_id}: all its segments lie beyond its end, none is used", stacklevel=2)
+    return _keep_segments(clip, clamped, kept)
 
 
 def crop(item: Item, config: DatasetConfig, rng: np.random.Generator) -> Item:
@@ -94,9 +94,8 @@ def crop(item: Item, config: DatasetConfig, rng: np.random.Generator) -> Item:
     if length <= window:
         if config.crop_ratio is None:
             return item
-        low, high = config.crop_ratio
-        low, high = max(round(low * length), 1), min(round(high * length), length)
-        window = int(rng.integers(low, max(low, high) + 1))
+        low, high = (max(1, round(ratio * length)) for ratio in config.crop_ratio)
+        window = int(rng.integers(low, high, endpoint=True))
         if window == length:
             return item
     margin = 0.5 * clip.num_frames / clip.feat_stride

@@ -6,6 +6,7 @@ from functools import partial, reduce
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, get_worker_info
 
 from libs.core.config import Config
@@ -31,28 +32,28 @@ def padded_length(length: int, max_seq_len: int, stride: int, tight: bool = Fals
 
 def collate(items: list[Item], max_seq_len: int, stride: int, tight: bool = False) -> Batch:
     """Pad clips with masked zeros to one length (padded_length). Features stay float16 if all of them are."""
-    clips = tuple(clip for clip, _, _ in items)
-    length = max(padded_length(len(visual), max_seq_len, stride, tight) for _, visual, _ in items)
-    mask = torch.zeros(len(items), length, dtype=torch.bool)
-    visual = _make_zeros([visual for _, visual, _ in items], length)
-    audio = _make_zeros([audio for _, _, audio in items], length)
-    num_segments = max(1, *(len(clip.labels) for clip in clips))
-    segments, labels = torch.zeros(len(items), num_segments, 2), torch.full((len(items), num_segments), -1)
-    for row, (clip, v, a) in enumerate(items):
-        mask[row, : len(v)] = True
-        visual[row, : len(v)], audio[row, : len(a)] = v, a
-        segments[row, : len(clip.labels)], labels[row, : len(clip.labels)] = clip.segments, clip.labels
-    return Batch(visual, audio, mask, segments, labels, clips)
+    clips, visual, audio = zip(*items, strict=True)
+    lengths = torch.tensor([len(x) for x in visual])
+    length = max(padded_length(n, max_seq_len, stride, tight) for n in lengths.tolist())
+    mask = torch.arange(length) < lengths[:, None]
+    # A row of one segment, dropped again, makes N at least 1.
+    segments = pad_sequence([*(clip.segments for clip in clips), torch.zeros(1, 2)], batch_first=True)[:-1]
+    labels = pad_sequence([*(clip.labels for clip in clips), torch.zeros(1).long()], True, padding_value=-1)[:-1]
+    return Batch(_pad(visual, length), _pad(audio, length), mask, segments, labels, clips)
 
 
-def _make_zeros(features: list[torch.Tensor], length: int) -> torch.Tensor:
+def _pad(features: tuple[torch.Tensor, ...], length: int) -> torch.Tensor:
     dtype = reduce(torch.promote_types, (x.dtype for x in features))
     shape = len(features), length, features[0].shape[1]
     if get_worker_info() is None:
-        return torch.zeros(shape, dtype=dtype)
-    # A loader process allocates in shared memory, which saves a copy to the training process. It starts as zeros.
-    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
-    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
+        padded = torch.zeros(shape, dtype=dtype)
+    else:
+        # A loader process allocates in shared memory, which saves a copy to the training process. It starts as zeros.
+        storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+        padded = torch.empty(0, dtype=dtype).set_(storage).view(shape)
+    for row, x in enumerate(features):
+        padded[row, : len(x)] = x
+    return padded
 
 
 def generate_train_batches(

@@ -1,6 +1,5 @@
 """How features were made: the record that extract.py writes beside them, and its check against a configuration."""
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 
 from libs.core.config import TaskSpec
 from libs.core.errors import DataError, UserError
+from libs.core.files import read_json
 from libs.features.sources import Hdf5Pack, NpyFolder, is_pack, open_pack
 from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES
 
@@ -55,19 +55,15 @@ def read_provenance(place: Path) -> dict[str, Any] | None:
         The fields of FeatureProvenance, all or some; None where nothing is recorded.
 
     Raises:
-        DataError: the pack is missing or damaged.
+        DataError: the pack is missing, or the pack or the file is damaged.
     """
     if is_pack(place):
         with open_pack(place) as pack:
-            values = {
-                key: value.item() if isinstance(value, np.generic) else value for key, value in pack.attrs.items()
-            }
-        return values or None
-    try:
-        tree = json.loads((place / PROVENANCE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return tree if isinstance(tree, dict) else None
+            found = {k: v.item() if isinstance(v, np.generic) else v for k, v in pack.attrs.items()}
+    else:
+        record = place / PROVENANCE_FILE
+        found = read_json(record, "the record of extract.py") if record.exists() else None
+    return found or None
 
 
 class ExtractedFeatures(NamedTuple):

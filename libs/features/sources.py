@@ -6,7 +6,6 @@ Shapes: T windows, Dv and Da the widths of visual and audio features.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import h5py
 import numpy as np
@@ -19,20 +18,6 @@ from libs.core.types import MODALITIES, PACK_SUFFIXES, Features, Video
 from libs.features.planted import PlantedSource
 
 MAX_LENGTH_MISMATCH = 0.1  # of the longer modality
-
-
-class FeatureSource(Protocol):
-    def lengths(self, videos: list[Video]) -> list[int]:
-        """Return T of each video without reading its features.
-
-        Raises:
-            DataError: features are missing (with their number and first names) or have the wrong shape.
-        """
-        ...
-
-    def load(self, video: Video) -> Features:
-        """Load the features of one video, both modalities cut to the shorter one."""
-        ...
 
 
 class _FeatureFiles:
@@ -70,6 +55,11 @@ class _FeatureFiles:
         return sorted(i for i in candidates if all(self.name(modality, i) in names for modality in self.dims))
 
     def lengths(self, videos: list[Video]) -> list[int]:
+        """Return T of each video without reading its features.
+
+        Raises:
+            DataError: features are missing (with their number and first names) or have the wrong shape.
+        """
         names = self.list_names()
         wanted = [self.name(modality, video.video_id) for video in videos for modality in self.dims]
         if missing := [name for name in wanted if name not in names]:
@@ -208,6 +198,9 @@ def open_feature_files(config: DatasetConfig, dims: tuple[int, int]) -> NpyFolde
     if is_pack(place):
         return Hdf5Pack(place, dims)
     return NpyFolder(place, dims, config.file_prefix or "", (config.visual_suffix, config.audio_suffix))
+
+
+FeatureSource = PlantedSource | NpyFolder | Hdf5Pack
 
 
 def open_features(task: TaskSpec, config: Config) -> FeatureSource:

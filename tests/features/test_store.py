@@ -131,6 +131,5 @@ def test_pack_writer_many_reservations_lose_nothing(tmp_path):
 def test_read_provenance_without_a_record_is_none(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as pack:
         pack["visual/x"] = np.zeros((3, 4))
-    (tmp_path / "encoder.json").write_text("[1]")
     assert read_provenance(tmp_path / "x.h5") is None
     assert read_provenance(tmp_path) is None
