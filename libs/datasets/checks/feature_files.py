@@ -91,6 +91,8 @@ def _read_modality(source: NpyFolder | Hdf5Pack, modality: str, video_id: str, f
     """Read one modality once. Returns its values and hash, and adds the hash of a file, readable or not, to `files`."""
     if isinstance(source, NpyFolder):
         path = source.paths(video_id)[MODALITIES.index(modality)]
+        if not path.exists():
+            raise FileNotFoundError(path.name)
         data = path.read_bytes()
         files[str(path)] = digest = hashlib.sha256(data).hexdigest()
         array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)

@@ -136,8 +136,8 @@ def no_annotation_file(tiny):
     return {("", "annotation file"): ("error", (str(annotation_file(tiny)),))}
 
 
-def broken_annotation_file(tiny):
-    annotation_file(tiny).write_text('{"database": ')
+def empty_annotation_file(tiny):
+    annotation_file(tiny).write_text("")
     return {("", "annotation file"): ("error", (str(annotation_file(tiny)),))}
 
 
