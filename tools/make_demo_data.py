@@ -17,7 +17,7 @@ from libs.core.config import Config, TaskSpec
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError
 from libs.core.files import make_folder, write_json
-from libs.core.prompts import load_prompts, sample_prompts, save_prompts
+from libs.core.prompts import sample_prompts, save_prompts
 from libs.datasets.annotations import load_annotations
 from libs.features.planted import PlantedSource
 from libs.features.sources import NpyFolder, is_pack
@@ -79,11 +79,12 @@ def write_task(task: TaskSpec, config: Config, rng: np.random.Generator) -> None
     make_folder(folder)
     (folder / MARKER).touch()
     write_json(json_file, annotations)
-    save_prompts(task.prompt_file, sample_prompts(task.dataset.num_classes, config.model.text_dim, rng))
+    prompts = sample_prompts(task.dataset.num_classes, config.model.text_dim, rng)
+    save_prompts(task.prompt_file, prompts)
 
     dims = (config.model.input_dim_visual, config.model.input_dim_audio)
     suffixes = (task.dataset.visual_suffix, task.dataset.audio_suffix)
-    planted = PlantedSource(task, load_prompts(task, config.model.text_dim), dims)
+    planted = PlantedSource(task, prompts, dims)
     files = NpyFolder(folder, dims, task.dataset.file_prefix or "", suffixes)
     videos = load_annotations(json_file, task.dataset.num_classes).videos
     for video in tqdm(videos, desc=f"{task.key} {task.dataset_name}", disable=None):

@@ -145,10 +145,7 @@ def read_annotations(path: str | Path, num_classes: int | None = None) -> tuple[
     events = [event for each in listed_events for event in each if isinstance(event, dict)]
     pairs = [(event.get("label"), event.get("label_id")) for event in events]
     named = list(dict.fromkeys((n, i) for n, i in pairs if isinstance(n, str) and isinstance(i, int | None)))
-    numbered: dict[str, int] = {}  # the first label_id of each name
-    for name, label in named:
-        if label is not None:
-            numbered.setdefault(name, label)
+    numbered = {name: label for name, label in reversed(named) if label is not None}  # the first label_id of a name
     unnumbered = {name for name, label in named if label is None}
     alphabetical = not numbered and not classes
     if not classes and numbered and (without_id := unnumbered - numbered.keys()):

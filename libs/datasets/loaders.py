@@ -56,6 +56,27 @@ def _pad(features: tuple[torch.Tensor, ...], length: int) -> torch.Tensor:
     return padded
 
 
+class _ClipLoader(DataLoader):
+    """Loads batches of clips. A loader process's UserError is raised without DataLoader's traceback in its message."""
+
+    def __init__(self, dataset: ClipDataset, config: Config, batches: Iterable[list], tight: bool):
+        max_seq_len, stride = dataset.task.dataset.max_seq_len, config.model.coarsest_stride
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            num_workers=config.loader.num_workers,
+            collate_fn=partial(collate, max_seq_len=max_seq_len, stride=stride, tight=tight),
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # so that opening a loader does not change the network's random numbers
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
+
+
 def generate_train_batches(
     num_videos: int, batch_size: int, seed: int, first: int, rank: int, ranks: int
 ) -> Iterator[list[tuple[int, int]]]:
@@ -116,49 +137,25 @@ class TrainStream:
             batches = generate_train_batches(
                 len(self._dataset), batch_size, seed, self.num_batches_seen, self._rank, self._ranks
             )
-            self._iterator = _load_batches(self._dataset, self._config, batches, tight=False)
+            self._iterator = iter(_ClipLoader(self._dataset, self._config, batches, tight=False))
         with torch.cuda.stream(self._copy_stream):  # no effect on a CPU, where it is None
             return next(self._iterator).to(self._device)
 
 
-class EvalBatches:
+class EvalBatches(_ClipLoader):
     """The evaluation batches of one rank.
 
     Only videos of one padded length share a batch, so that a video's result does not depend on the others.
     """
 
     def __init__(self, dataset: ClipDataset, config: Config, rank: int = 0, ranks: int = 1):
-        self.dataset, self._config = dataset, config
         spec, stride = dataset.task.dataset, config.model.coarsest_stride
         # The published position encoding depends on the padded length, so that must be the published one as well.
-        self._tight = not config.model.official_pos_embd
+        tight = not config.model.official_pos_embd
         groups: dict[int, list[int]] = {}
         for index, length in enumerate(dataset.lengths):
             length = spec.max_seq_len if spec.force_upsampling else length
-            groups.setdefault(padded_length(length, spec.max_seq_len, stride, self._tight), []).append(index)
+            groups.setdefault(padded_length(length, spec.max_seq_len, stride, tight), []).append(index)
         size = config.loader.eval_batch_size
         batches = [group[i : i + size] for _, group in sorted(groups.items()) for i in range(0, len(group), size)]
-        self._batches = batches[rank::ranks]
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return _load_batches(self.dataset, self._config, self._batches, self._tight)
-
-
-def _load_batches(dataset: ClipDataset, config: Config, batches: Iterable[list], tight: bool) -> Iterator[Batch]:
-    """Yield batches. A loader process's UserError is raised without DataLoader's traceback in its message."""
-    max_seq_len, stride = dataset.task.dataset.max_seq_len, config.model.coarsest_stride
-    loader = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=config.loader.num_workers,
-        collate_fn=partial(collate, max_seq_len=max_seq_len, stride=stride, tight=tight),
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # so that opening a loader does not change the network's random numbers
-    )
-    try:
-        yield from loader
-    except UserError as error:
-        raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
+        super().__init__(dataset, config, batches[rank::ranks], tight)

@@ -71,23 +71,23 @@ class PlantedSource:
 
     def plan_events(self, video: Video, rng: np.random.Generator) -> list[PlantedEvent]:
         """Return the video's events, then its distractors."""
-        shows = {modality: modality in self.shows_in for modality in MODALITIES}
+        shows_visual, shows_audio = (modality in self.shows_in for modality in MODALITIES)
         planned = []
         for (start, end), label in zip(video.segments, video.labels, strict=True):
             gain = rng.uniform(*GAIN_RANGE)
-            planned.append(PlantedEvent(start, end, int(label), gain * shows["visual"], gain * shows["audio"]))
+            planned.append(PlantedEvent(start, end, int(label), gain * shows_visual, gain * shows_audio))
         num_classes = len(self.signals["visual"])
         for _ in range(rng.poisson(self.config.distractors)):
             lengths = video.segments[:, 1] - video.segments[:, 0]
             length = rng.choice(lengths) if len(lengths) else video.duration * rng.uniform(0.1, 0.4)
             length = min(length, video.duration)
-            candidates = [modality for modality in MODALITIES if not shows[modality]] or list(MODALITIES)
+            candidates = [m for m in MODALITIES if m not in self.shows_in] or list(MODALITIES)
             modality, gain = rng.choice(candidates), rng.uniform(*GAIN_RANGE)
             for _ in range(PLACEMENT_TRIES):
                 label, start = int(rng.integers(num_classes)), rng.uniform(0, video.duration - length)
                 if all(e.label != label or e.end < start or e.start > start + length for e in planned):
-                    gains = {m: gain if m == modality else 0.0 for m in MODALITIES}
-                    planned.append(PlantedEvent(start, start + length, label, **gains))
+                    visual, audio = (gain * (m == modality) for m in MODALITIES)
+                    planned.append(PlantedEvent(start, start + length, label, visual, audio))
                     break
         return planned
 

@@ -44,8 +44,7 @@ class FeatureStore:
         make_folder(folder)
         self.files = NpyFolder(folder, (provenance.visual_dim, provenance.audio_dim), provenance.prefix, suffixes)
         record = folder / PROVENANCE_FILE
-        endings = tuple(f"{suffix}.npy" for suffix in suffixes)
-        if record.exists() or any(name.endswith(endings) for name in self.files.list_names()):
+        if record.exists() or any(folder.glob("*.npy")):
             provenance.check_same(folder)
         else:
             with replacing(record) as temporary:
