@@ -130,9 +130,7 @@ def _resample(media: MediaInfo, notes: list[str]) -> Iterator[tuple[int, np.ndar
         for time, frame in chain(decode_stream(container, stream, notes), [(Fraction(0), None)]):
             new_layout = frame and (frame.format.name, frame.layout.name, frame.sample_rate)
             if resampler is not None and (new_layout != layout or abs(time - end) > MIN_GAP_S):
-                for block in map(_to_float, resampler.resample(None)):
-                    yield first, block
-                    first += len(block)
+                yield first, _to_block(resampler.resample(None))
                 resampler = None
             if frame is None:
                 return
@@ -140,11 +138,11 @@ def _resample(media: MediaInfo, notes: list[str]) -> Iterator[tuple[int, np.ndar
                 resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE_HZ)
                 layout, end, first = new_layout, time, round((time - media.start) * SAMPLE_RATE_HZ)
             frame.pts = None  # `first` places the blocks; rounded time stamps would make the resampler stretch them
-            for block in map(_to_float, resampler.resample(frame)):
-                yield first, block
-                first += len(block)
+            yield first, (block := _to_block(resampler.resample(frame)))
+            first += len(block)
             end += Fraction(frame.samples, frame.sample_rate)
 
 
-def _to_float(frame) -> np.ndarray:
-    return frame.to_ndarray().reshape(-1).astype(np.float32) / 32768
+def _to_block(frames: list) -> np.ndarray:
+    samples = [frame.to_ndarray().reshape(-1) for frame in frames]
+    return np.concatenate([np.empty(0, np.float32), *samples], dtype=np.float32) / 32768

@@ -1,6 +1,6 @@
 """Compute the features of one file in bounded memory: decode, cut into windows, encode, one modality at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +40,6 @@ class ExtractedFeatures:
     duration: float
     notes: list[str]
     waveform_peaks: np.ndarray
-    has_visual: bool
-    has_audio: bool
 
 
 def extract_features(
@@ -65,32 +63,31 @@ def extract_features(
     media = probe(path, video_stream, audio_stream)
     count, notes = int(num_windows(media.duration, stride)), list(media.notes)
     visual = np.zeros((count, encoder.visual_dim), np.float32)
-    if media.video is not None:
-        needed = span(count, WINDOW_FRAMES, stride)
-        with closing(decode_frames(media, needed, encoder.short_side, notes, threads)) as pictures:
-            blocks = (picture[None] for picture in pictures)
-            _fill(visual, map(encoder.encode_frames, batches(blocks, count, WINDOW_FRAMES, stride)))
     audio = np.zeros((count, encoder.audio_dim), np.float32)
     num_samples = round(media.duration * SAMPLE_RATE_HZ) if media.audio is not None else 0
     peaks = np.zeros((min(MAX_PEAKS, num_samples), 2), np.float32)
+    if media.video is not None:
+        needed = span(count, WINDOW_FRAMES, stride)
+        with closing(decode_frames(media, needed, encoder.short_side, notes, threads)) as pictures:
+            _fill(visual, encoder.encode_frames, (picture[None] for picture in pictures), WINDOW_FRAMES, stride)
     if media.audio is not None:
         hop = stride * SAMPLES_A_FRAME
         needed = max(num_samples, span(count, WINDOW_SAMPLES, hop))  # the peaks go beyond the last window
         with closing(decode_sound(media, needed, notes)) as sound:
             blocks = _update_peaks(peaks, num_samples, sound)
-            _fill(audio, map(encoder.encode_audio, batches(blocks, count, WINDOW_SAMPLES, hop)))
+            _fill(audio, encoder.encode_audio, blocks, WINDOW_SAMPLES, hop)
             for _ in blocks:  # the rest of the sound updates the peaks only
                 pass
     notes = list(dict.fromkeys(notes))  # both passes may note the same
-    has_visual, has_audio = media.video is not None, media.audio is not None
-    return ExtractedFeatures(visual, audio, media.duration, notes, peaks, has_visual, has_audio)
+    return ExtractedFeatures(visual, audio, media.duration, notes, peaks)
 
 
-def _fill(table: np.ndarray, parts: Iterator[np.ndarray]) -> None:
+def _fill(table: np.ndarray, encode: Callable, blocks: Iterator[np.ndarray], length: int, hop: int) -> None:
+    """Encode the windows of a stream, one row of the table each."""
     done = 0
-    for rows in parts:
-        table[done : done + len(rows)] = rows
-        done += len(rows)
+    for batch in batches(blocks, len(table), length, hop):
+        table[done : done + len(batch)] = encode(batch)
+        done += len(batch)
 
 
 def _update_peaks(peaks: np.ndarray, num_samples: int, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -50,33 +50,31 @@ def probe(path: Path | str, video_stream: int | None = None, audio_stream: int |
     """
     path, notes = Path(path), []
     with open_container(path) as container:
-        selected = (
-            _select_stream(container, "video", video_stream, path, notes),
-            _select_stream(container, "audio", audio_stream, path, notes),
-        )
-        streams = [stream for stream in selected if stream is not None]
+        chosen = {"video": video_stream, "audio": audio_stream}
+        streams = {kind: _select_stream(container, kind, index, path, notes) for kind, index in chosen.items()}
+        streams = {kind: stream for kind, stream in streams.items() if stream is not None}
         if not streams:
             raise MediaError(f"{format_path(path)}: has neither a picture nor sound")
-        ends = _find_ends(container, streams, notes)
-        _check_header(path, container, streams, ends, notes)
+        ends = _find_ends(container, list(streams.values()), notes)
+        _check_header(path, container, list(streams.values()), ends, notes)
         # PyAV's streams must not be used after the container is closed, so only numbers are kept.
-        indices = {stream.type: stream.index for stream in streams}
-    starts = {kind: _find_start(path, index) for kind, index in indices.items() if index in ends}
-    starts = {kind: start for kind, start in starts.items() if start is not None}
-    if not starts:
-        raise MediaError(f"{format_path(path)}: neither a picture nor sound can be decoded; write it again")
+        indices = {kind: stream.index for kind, stream in streams.items()}
+    starts: dict[str, Fraction] = {}
     for kind, what in (("video", "picture"), ("audio", "sound")):
-        if kind not in starts:
+        start = _find_start(path, indices[kind]) if indices.get(kind) in ends else None
+        if start is not None:
+            starts[kind] = start
+        else:
             why = "that can be decoded" if kind in indices else "in the file"
             notes.append(f"no {what} {why}: its features are zero")
+    if not starts:
+        raise MediaError(f"{format_path(path)}: neither a picture nor sound can be decoded; write it again")
     start = min(starts.values())
     duration = float(max(ends[indices[kind]] for kind in starts) - start)
     if not 0 < duration <= MAX_DURATION_S:
-        raise MediaError(
-            f"{format_path(path)}: lasts {duration:g} s, expected more than 0 and at most {MAX_DURATION_S} s; write it "
-            "again"
-        )
-    video, audio = (indices[kind] if kind in starts else None for kind in ("video", "audio"))
+        expected = f"expected more than 0 and at most {MAX_DURATION_S} s"
+        raise MediaError(f"{format_path(path)}: lasts {duration:g} s, {expected}; write it again")
+    video, audio = (indices[kind] if kind in starts else None for kind in chosen)
     return MediaInfo(path, video, audio, start, duration, tuple(notes))
 
 
@@ -88,12 +86,12 @@ def _select_stream(container, kind: str, index: int | None, path: Path, notes: l
             notes.append("its only picture is a cover")
             return None
         return best
-    streams = {s.index: s for s in container.streams if s.type in ("video", "audio")}
-    if index not in streams or streams[index].type != kind:
-        codecs = {i: getattr(s.codec_context, "name", "unknown codec") for i, s in streams.items()}
-        available = ", ".join(f"{i} ({s.type}, {codecs[i]})" for i, s in streams.items()) or "none"
-        raise MediaError(f"{format_path(path)}: no {kind} stream {index}; its streams are {available}")
-    return streams[index]
+    streams = [stream for stream in container.streams if stream.type in ("video", "audio")]
+    for stream in streams:
+        if (stream.index, stream.type) == (index, kind):
+            return stream
+    available = ", ".join(f"{s.index} ({s.type}, {getattr(s.codec_context, 'name', 'unknown codec')})" for s in streams)
+    raise MediaError(f"{format_path(path)}: no {kind} stream {index}; its streams are {available or 'none'}")
 
 
 def _find_ends(container, streams: list, notes: list[str]) -> dict[int, Fraction]:
@@ -108,10 +106,8 @@ def _find_ends(container, streams: list, notes: list[str]) -> dict[int, Fraction
             continue
         index, stamp = packet.stream.index, packet.pts if packet.pts is not None else packet.dts
         time = ends.get(index, Fraction(0)) if stamp is None else stamp * packet.time_base
-        if packet.duration:
-            duration = packet.duration * packet.time_base
-        else:
-            duration = get_frame_duration(packet.stream) or max(Fraction(0), time - previous.get(index, time))
+        duration = (packet.duration or 0) * packet.time_base or get_frame_duration(packet.stream)
+        duration = duration or max(Fraction(0), time - previous.get(index, time))
         previous[index] = time
         ends[index] = max(ends.get(index, time), time + duration)
     return ends
@@ -136,13 +132,11 @@ def _check_header(path: Path, container, streams: list, ends: dict[int, Fraction
     if "mp4" in formats:
         for stream in streams:
             start = (stream.start_time or 0) * stream.time_base
-            stated = (stream.duration or 0) * stream.time_base
-            found = max(Fraction(0), ends.get(stream.index, start) - start)
+            stated = float((stream.duration or 0) * stream.time_base)
+            found = float(max(Fraction(0), ends.get(stream.index, start) - start))
             if stated - found > MAX_MISSING_S:
-                raise MediaError(
-                    f"{format_path(path)}: truncated, its header says {float(stated):.1f} s, but its data end after "
-                    f"{float(found):.1f} s; copy it again"
-                )
+                problem = f"truncated, its header says {stated:.1f} s, but its data end after {found:.1f} s"
+                raise MediaError(f"{format_path(path)}: {problem}; copy it again")
     elif "matroska" in formats and container.duration:
         stated, found = container.duration / 1e6, float(max(ends.values(), default=0))
         if stated - found > MAX_MISSING_S:
