@@ -64,8 +64,9 @@ def test_data_check_of_the_page_finds(tiny):
     short = sum((video.segments[:, 1] - video.segments[:, 0] < 1).sum() for video in annotations.videos)
     assert len(occurrences) == short
     assert {occurrence.check for occurrence in occurrences} <= {"shorter than a window"}
-    (entry,) = eval(f"{{{find_block('python', 'Check(')}}}", vars(findings)).items()
-    assert entry[0] == "shorter than a window"
+    entry = find_block("python", 'a window": (')
+    ((check, (severity, _)),) = eval(f"{{{entry}}}").items()
+    assert check == "shorter than a window" and severity in findings.SEVERITIES
 
 
 def test_names_in_the_sequences_are_in_their_files():
