@@ -6,53 +6,70 @@ python -m benchmarks --only train nms        # the cases whose names start with 
 
 import argparse
 import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks import data, evaluation, media, memory, network, nms
 from benchmarks.case import BenchmarkSettings, Builders
-from benchmarks.machine import ROOT, describe_machine, measure_matmul, slugify_device
-from benchmarks.report import compare_loading, format_machine, format_table, to_tree
+from benchmarks.report import ROOT, compare_loading, describe_machine, format_table, measure_matmul, slugify_device
 from benchmarks.runner import run_cases
 from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError
-from libs.core.files import make_folder, write_json
+from libs.core.files import write_json
+from libs.training.distributed import has_bf16
 
 CONFIG = ROOT / "configs/multi_task_anet_unav_dcase.yaml"
 FOLDER = Path("build/benchmarks")  # not under version control
+GPU_VIDEOS = 64  # of the large batches on a GPU
 
 
-def list_all_cases(settings: BenchmarkSettings) -> Builders:
-    modules = (network, nms, evaluation, data, memory, media)
-    return {name: build for module in modules for name, build in module.list_cases(settings).items()}
-
-
-def select_cases(builders: Builders, only: list[str] | None) -> Builders:
-    """Select the cases whose names start with one of `only`, None for all.
+def list_cases(settings: BenchmarkSettings, only: Sequence[str] = ()) -> Builders:
+    """List the cases whose names start with one of `only`, or all.
 
     Raises:
         ConfigError: one of them matches no case.
     """
-    for start in only or []:
+    tasks, on_gpu = list(settings.config.tasks.values()), settings.device.type == "cuda"
+    many = GPU_VIDEOS if on_gpu else settings.nms_videos
+    table = {
+        "train": (network.build_train_case, tasks),
+        "step": (partial(network.build_train_case, whole_step=True), tasks[:1]),
+        "infer": (network.build_infer_case, tasks),
+        "decode": (network.build_decode_case, tasks),
+        "targets": (data.build_targets_case, [task for task in tasks if task.dataset.class_aware][:1]),
+        "loader": (data.build_loader_case, tasks[:1]),
+    }
+    large = [tasks[0].model_copy(update={"batch_size": many})] if on_gpu else []
+    builders: Builders = {
+        **{f"{kind}-{t.task_type}": partial(build, settings, t) for kind, (build, own) in table.items() for t in own},
+        **{f"infer-{t.task_type}-{many}": partial(network.build_infer_case, settings, t) for t in large},
+        **{f"nms-{videos}": partial(nms.build_nms_case, settings, videos) for videos in (1, many)},
+        "map": partial(evaluation.build_map_case, settings),
+        "metrics": partial(evaluation.build_metrics_case, settings),
+        "memory": partial(memory.build_memory_case, settings),
+        "media-speed": partial(media.build_speed_case, settings),
+        **media.list_long_cases(settings),
+    }
+    for start in only:
         if not any(name.startswith(start) for name in builders):
             raise ConfigError(f"--only {start}: no such case; choose from {', '.join(builders)}")
-    return {name: build for name, build in builders.items() if only is None or name.startswith(tuple(only))}
-
-
-def parse_positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("expected 1 or more")
-    return number
+    return {name: build for name, build in builders.items() if name.startswith(tuple(only) or "")}
 
 
 def parse_args() -> argparse.Namespace:
     parser = build_parser(__doc__, prog="python -m benchmarks")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose names start with one of these")
+    devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="cases whose names start with these")
     parser.add_argument("--json", type=Path, metavar="OUT", help=f"default: {FOLDER}/<CPU or GPU>[-NAMES].json")
-    parser.add_argument("--repeats", type=parse_positive, metavar="N", help="default: as a case's cost allows")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, metavar="N", help="default: as a case's cost allows")
+    parser.add_argument("--device", choices=devices, default=devices[0], help="cuda where PyTorch finds a GPU")
     parser.add_argument(
         "--compile",
         nargs="*",
@@ -60,16 +77,14 @@ def parse_args() -> argparse.Namespace:
         help="also measure the network compiled in these modes; default: cuda_graphs on a GPU, none on a CPU",
     )
     args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: PyTorch finds no GPU; leave it out to measure the CPU")
-    if args.device == "cpu" and "cuda_graphs" in (args.compile or ()):
-        raise ConfigError("--compile cuda_graphs: needs a GPU")
     if args.compile is None:
         args.compile = ["cuda_graphs"] if args.device == "cuda" else []
     return args
 
 
-def run_benchmarks(settings: BenchmarkSettings, builders: Builders, repeats: int | None, out: Path) -> int:
+def run_benchmarks(
+    settings: BenchmarkSettings, builders: Builders, machine: dict[str, Any], repeats: int | None, out: Path
+) -> int:
     """Measure, print the table and write the JSON; an interruption keeps what was measured before.
 
     Returns:
@@ -78,20 +93,26 @@ def run_benchmarks(settings: BenchmarkSettings, builders: Builders, repeats: int
     Raises:
         UserError: the JSON cannot be written.
     """
-    if out.is_dir():
-        raise ConfigError(f"{out}: is a folder; name a file to write the JSON to")
-    make_folder(out.parent)
-    machine, rates, results, notes = describe_machine(settings), measure_matmul(settings), [], settings.notes
-    print(format_machine(machine, rates), flush=True)
+    rates, results = measure_matmul(settings.device, settings.precisions), []
+    for key, value in machine.items():
+        print(f"{key}: {value}")
+    print("matrix products:", ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in rates.items()), flush=True)
+    notes = []
+    if "bf16" not in settings.precisions:
+        notes.append("bf16 is not measured: this CPU has no instructions for it and would emulate it very slowly")
+    if not settings.compile_modes:
+        notes.append("the compiled network is not measured: compiling takes minutes; add --compile inductor")
+    tree = {"machine": machine, "matmul_gflops": rates, "notes": notes, "cases": []}
     try:
         for result in run_cases(builders, settings.device, repeats):
             results.append(result)
-            notes = settings.notes + compare_loading(results, settings.config.tasks)
-            write_json(out, to_tree(results, machine, rates, notes))
+            tree["cases"].append(asdict(result))
+            tree["notes"] = notes + compare_loading(results, next(iter(settings.config.tasks.values())))
+            write_json(out, tree)
     finally:
         if results:
             print(f"\n{format_table(results)}\n")
-            print(*notes, f"written to {out}", sep="\n")
+            print(*tree["notes"], f"written to {out}", sep="\n")
     failures = [f"{result.name}: {failure}" for result in results for failure in result.failures.values()]
     for failure in failures:
         print(f"FAILED: {failure}", file=sys.stderr)
@@ -103,11 +124,14 @@ def main() -> None:
     args = parse_args()
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False  # the plain baseline's convolutions are float32 too
-    settings = BenchmarkSettings(load_config(CONFIG, []), torch.device(args.device), tuple(args.compile))
-    builders = select_cases(list_all_cases(settings), args.only)
+    device = torch.device(args.device)
+    precisions = ("float32", "bf16") if args.device == "cuda" or has_bf16() else ("float32",)
+    machine = describe_machine(device)
     # With --only the file has another name, so that the results of all cases stay.
-    name = "-".join([slugify_device(describe_machine(settings)), *(args.only or [])])
-    sys.exit(run_benchmarks(settings, builders, args.repeats, args.json or FOLDER / f"{name}.json"))
+    out = args.json or FOLDER / f"{'-'.join([slugify_device(machine), *args.only])}.json"
+    with tempfile.TemporaryDirectory() as folder:
+        settings = BenchmarkSettings(load_config(CONFIG), device, Path(folder), precisions, tuple(args.compile))
+        sys.exit(run_benchmarks(settings, list_cases(settings, args.only), machine, args.repeats, out))
 
 
 if __name__ == "__main__":

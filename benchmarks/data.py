@@ -1,6 +1,5 @@
 """Synthetic batches for the network; targets; loading."""
 
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -9,8 +8,7 @@ import h5py
 import numpy as np
 import torch
 
-from benchmarks.case import BenchmarkCase, BenchmarkSettings, Builders, Variant
-from benchmarks.error_measures import relative_error
+from benchmarks.case import BenchmarkCase, BenchmarkSettings, Variant, relative_error
 from benchmarks.plain.training import PlainTargets, dense_offsets, plain_targets
 from libs.core.config import Config, TaskSpec
 from libs.core.types import MODALITIES, Batch, Clip, Targets, Video
@@ -62,49 +60,34 @@ def random_batch(config: Config, task: TaskSpec, videos: int, device: torch.devi
     return collate(items, longest, config.model.coarsest_stride).to(device)
 
 
-def list_cases(settings: BenchmarkSettings) -> Builders:
-    tasks = list(settings.config.tasks.values())
-    aware = next(task for task in tasks if task.dataset.class_aware)
-    return {
-        f"targets-{aware.task_type}": partial(build_targets_case, settings, aware),
-        f"loader-{tasks[0].task_type}": partial(build_loader_case, settings, tasks[0]),
-    }
-
-
 def build_targets_case(settings: BenchmarkSettings, task: TaskSpec) -> BenchmarkCase:
     batch = random_batch(settings.config, task, task.batch_size, settings.device, cropped=True)
     points = make_points(settings.config.model, batch.mask.shape[1])[0].to(settings.device)
     classes, aware = task.dataset.num_classes, task.dataset.class_aware
-    plain = partial(plain_targets, points.tolist(), batch, classes, aware)
 
     def compute_error(expected: PlainTargets, found: Targets) -> float:
         offsets = dense_offsets(found, expected.offsets.shape[2])
         return max(relative_error([expected.classes], [found.classes]), relative_error([expected.offsets], [offsets]))
 
-    fast = partial(make_targets, points, batch.segments, batch.labels, classes, aware)
-    variants = [Variant("float32", fast, compute_error, 1e-5)]
-    title = f"targets a video: {task.task_type} batch {task.batch_size}"
-    return BenchmarkCase(title, "ms", plain, variants, items=len(batch.clips))
-
-
-def write_pack(path: Path, task: TaskSpec, count: int, dims: tuple[int, int]) -> list[Video]:
-    """Write a float16 pack of random features. Returns its videos, which are around max_seq_len windows long."""
-    rng, videos, spec = np.random.default_rng(0), [], task.dataset
-    with h5py.File(path, "w") as pack:
-        for i in range(count):
-            length = int(rng.integers(round(0.75 * spec.max_seq_len), round(1.25 * spec.max_seq_len) + 1))
-            for modality, dim in zip(MODALITIES, dims, strict=True):
-                pack[f"{modality}/v{i}"] = rng.standard_normal((length, dim), np.float32).astype(np.float16)
-            duration = ((length - 1) * spec.feat_stride + spec.num_frames) / FPS
-            segments, labels = np.array([[0.2, 0.7]]) * duration, rng.integers(spec.num_classes, size=1)
-            videos.append(Video(f"v{i}", "train", duration, FPS, segments, labels))
-    return videos
+    return BenchmarkCase(
+        f"targets a video: {task.task_type} batch {task.batch_size}",
+        "ms",
+        partial(plain_targets, points.tolist(), batch, classes, aware),
+        [
+            Variant(
+                "float32",
+                partial(make_targets, points, batch.segments, batch.labels, classes, aware),
+                compute_error,
+                1e-5,
+            )
+        ],
+        items=len(batch.clips),
+    )
 
 
 def build_loader_case(settings: BenchmarkSettings, task: TaskSpec) -> BenchmarkCase:
     """One epoch of training batches from a cold start; the plain baseline loads in the main process."""
-    folder = tempfile.TemporaryDirectory()
-    pack, config = Path(folder.name) / "pack.h5", settings.config
+    pack, config = settings.folder / "pack.h5", settings.config
     videos = write_pack(pack, task, settings.loader_videos, config.model.input_dims)
     task = task.model_copy(update={"dataset": task.dataset.model_copy(update={"feat_folder": str(pack)})})
     dataset = ClipDataset(videos, open_features(task, config), task, config.run.seed)
@@ -113,9 +96,7 @@ def build_loader_case(settings: BenchmarkSettings, task: TaskSpec) -> BenchmarkC
     def load_epoch(config: Config) -> Batch:
         """Return the last batch."""
         stream = TrainStream(dataset, config, settings.device)
-        for _ in range(stream.batches_per_pass - 1):
-            stream.next()
-        return stream.next()
+        return [stream.next() for _ in range(stream.batches_per_pass)][-1]
 
     def compute_error(expected: Batch, found: Batch) -> float:
         return max(relative_error([getattr(expected, k)], [getattr(found, k)]) for k in ("visual", "audio", "segments"))
@@ -127,5 +108,18 @@ def build_loader_case(settings: BenchmarkSettings, task: TaskSpec) -> BenchmarkC
         [Variant("float32", partial(load_epoch, config), compute_error, 0.0)],
         items=len(videos) // task.batch_size * task.batch_size,
         more_is_better=True,
-        close=folder.cleanup,
     )
+
+
+def write_pack(path: Path, task: TaskSpec, count: int, dims: tuple[int, int]) -> list[Video]:
+    """Write a float16 pack of random features. Returns its videos, which are around max_seq_len windows long."""
+    rng, videos, spec = np.random.default_rng(0), [], task.dataset
+    lengths = rng.integers(round(0.75 * spec.max_seq_len), round(1.25 * spec.max_seq_len) + 1, count)
+    with h5py.File(path, "w") as pack:
+        for i, length in enumerate(lengths):
+            for modality, dim in zip(MODALITIES, dims, strict=True):
+                pack[f"{modality}/v{i}"] = rng.standard_normal((length, dim), np.float32).astype(np.float16)
+            duration = float((length - 1) * spec.feat_stride + spec.num_frames) / FPS
+            segments, labels = np.array([[0.2, 0.7]]) * duration, rng.integers(spec.num_classes, size=1)
+            videos.append(Video(f"v{i}", "train", duration, FPS, segments, labels))
+    return videos

@@ -1,17 +1,16 @@
 """mAP of ActivityNet's size, and all metrics with bootstrap intervals."""
 
-import time
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from benchmarks.case import BenchmarkCase, BenchmarkSettings, Builders, Measurement, Variant
+from benchmarks.case import BenchmarkCase, BenchmarkSettings, Variant
 from benchmarks.plain.average_precision import average_precision
 from libs.core.config import parse_tious
 from libs.core.types import Detections, Video
 from libs.evaluation.bootstrap import resample_weights
-from libs.evaluation.metrics.average_precision import DetectionScores, score_detections
+from libs.evaluation.metrics.average_precision import DetectionScores, remove_repeats, score_detections
 from libs.evaluation.metrics.compute import EvaluationInput, MetricSettings, compute_metrics
 from libs.evaluation.metrics.selection import expand_metrics
 
@@ -20,26 +19,57 @@ DURATION_S = 120.0
 PLAIN_RESAMPLES = 5  # the plain baseline's time for all resamples is extrapolated from these
 
 
-def list_cases(settings: BenchmarkSettings) -> Builders:
-    return {"map": partial(build_map_case, settings), "metrics": partial(build_metrics_case, settings)}
+def build_map_case(settings: BenchmarkSettings) -> BenchmarkCase:
+    detections, videos = random_evaluation(settings)
+
+    def compute_error(expected: np.ndarray, scores: DetectionScores) -> float:
+        return float(np.abs(expected - scores.ap).max()) if expected.shape == scores.ap.shape else np.inf
+
+    fast = Variant("vectorised", partial(score_detections, detections, videos, TIOUS), compute_error, 1e-9)
+    size = f"{len(detections.scores)} detections, {len(videos)} videos, {settings.classes} classes, {len(TIOUS)} tIoUs"
+    return BenchmarkCase(f"mAP, {size}", "s", partial(plain_map, detections, videos), [fast])
+
+
+def build_metrics_case(settings: BenchmarkSettings) -> BenchmarkCase:
+    """All metrics but `sed`. The plain baseline computes mAP alone, on each resample written out."""
+    detections, videos = random_evaluation(settings)
+    metric_settings = MetricSettings(resamples=settings.eval_resamples)
+    names, _ = expand_metrics(("all",), sounds=False)
+
+    def plain() -> np.ndarray:
+        weights = resample_weights(len(videos), settings.eval_resamples, metric_settings.seed)
+        resamples = (write_out_resample(detections, videos, row) for row in weights[1 : 1 + PLAIN_RESAMPLES, :-1])
+        return np.array([score_detections(*resample, TIOUS).average for resample in resamples])
+
+    def fast() -> np.ndarray:
+        data = EvaluationInput(detections, remove_repeats(videos), {}, TIOUS, metric_settings)
+        return compute_metrics(data, names)["map"].samples["average_mAP"]
+
+    def compute_error(expected: np.ndarray, samples: np.ndarray) -> float:
+        return float(np.abs(expected - samples[: len(expected)]).max())
+
+    size = f"{settings.eval_resamples} resamples, {len(detections.scores)} detections, {len(videos)} videos"
+    variants = [Variant("counted anew", fast, compute_error, 1e-9)]
+    factor = settings.eval_resamples / PLAIN_RESAMPLES
+    return BenchmarkCase(f"{', '.join(names)} with {size}", "s", plain, variants, plain_factor=factor)
 
 
 def random_evaluation(settings: BenchmarkSettings) -> tuple[Detections, list[Video]]:
-    """Generate videos with one or two events of one class, and detections, a tenth of them near events."""
-    rng, classes = np.random.default_rng(0), settings.eval_classes
+    """Generate videos with one or two events of one class, and detections, a tenth of them near an event."""
+    rng = np.random.default_rng(0)
+
+    def random_segments(count: int, shortest_s: float) -> np.ndarray:
+        start = rng.uniform(0, DURATION_S * 0.7, count)
+        return np.stack([start, start + rng.uniform(shortest_s, DURATION_S * 0.3, count)], axis=1)
+
     videos = []
-    for i in range(settings.eval_videos):
-        start = rng.uniform(0, DURATION_S * 0.7, rng.integers(1, 3))
-        segments = np.stack([start, start + rng.uniform(5, DURATION_S * 0.3, len(start))], axis=1)
-        videos.append(Video(f"v{i}", "val", DURATION_S, None, segments, np.full(len(start), rng.integers(classes))))
+    for i, (label, count) in enumerate(rng.integers([0, 1], [settings.classes, 3], (settings.eval_videos, 2))):
+        videos.append(Video(f"v{i}", "val", DURATION_S, None, random_segments(count, 5), np.full(count, label)))
     video = np.repeat(np.arange(len(videos)), settings.eval_detections)
-    start = rng.uniform(0, DURATION_S * 0.7, len(video))
-    segments = np.stack([start, start + rng.uniform(1, DURATION_S * 0.3, len(video))], axis=1)
-    labels = rng.integers(classes, size=len(video))
+    segments, labels = random_segments(len(video), 1), rng.integers(settings.classes, size=len(video))
     for row in range(0, len(video), 10):
         truth = videos[video[row]]
-        event = rng.integers(len(truth.labels))
-        segments[row], labels[row] = truth.segments[event] + rng.normal(0, 2, 2), truth.labels[event]
+        segments[row], labels[row] = truth.segments[-1] + rng.normal(0, 2, 2), truth.labels[-1]
     segments.sort(axis=1)
     ids = tuple(video.video_id for video in videos)
     return Detections(ids, video, segments, rng.uniform(0, 1, len(video)), labels), videos
@@ -51,48 +81,10 @@ def plain_map(detections: Detections, videos: list[Video]) -> np.ndarray:
     columns = detections.video, detections.segments, detections.scores, detections.labels
     for video, segment, score, label in zip(*columns, strict=True):
         rows.setdefault(int(label), []).append((detections.video_ids[video], *segment.tolist(), float(score)))
-    for video in (video.remove_repeats() for video in videos):
+    for video in remove_repeats(videos):
         for segment, label in zip(video.segments, video.labels, strict=True):
             truth.setdefault(int(label), []).append((video.video_id, *segment.tolist()))
     return np.array([average_precision(rows.get(label, []), truth[label], TIOUS) for label in sorted(truth)])
-
-
-def build_map_case(settings: BenchmarkSettings) -> BenchmarkCase:
-    detections, videos = random_evaluation(settings)
-    classes = settings.eval_classes
-
-    def compute_error(expected: np.ndarray, scores: DetectionScores) -> float:
-        return float(np.abs(expected - scores.ap).max()) if expected.shape == scores.ap.shape else np.inf
-
-    fast = Variant("vectorised", partial(score_detections, detections, videos, TIOUS), compute_error, 1e-9)
-    size = f"{len(detections.scores)} detections, {len(videos)} videos, {classes} classes, {len(TIOUS)} tIoUs"
-    return BenchmarkCase(f"mAP, {size}", "s", partial(plain_map, detections, videos), [fast])
-
-
-def build_metrics_case(settings: BenchmarkSettings) -> BenchmarkCase:
-    """All metrics but `sed`. The plain baseline computes mAP alone, on each resample written out."""
-    detections, videos = random_evaluation(settings)
-    metric_settings = MetricSettings(resamples=settings.eval_resamples)
-    names, _ = expand_metrics(("all",), sounds=False)
-
-    def plain() -> Measurement:
-        start = time.perf_counter()
-        weights = resample_weights(len(videos), settings.eval_resamples, metric_settings.seed)
-        rows = weights[1 : 1 + PLAIN_RESAMPLES, :-1]
-        averages = [score_detections(*write_out_resample(detections, videos, row), TIOUS).average for row in rows]
-        return Measurement((time.perf_counter() - start) * settings.eval_resamples / len(rows), np.array(averages))
-
-    def fast() -> np.ndarray:
-        unrepeated = [video.remove_repeats() for video in videos]
-        data = EvaluationInput(detections, unrepeated, {}, TIOUS, metric_settings)
-        return compute_metrics(data, names)["map"].samples["average_mAP"]
-
-    def compute_error(expected: np.ndarray, samples: np.ndarray) -> float:
-        return float(np.abs(expected - samples[: len(expected)]).max())
-
-    size = f"{settings.eval_resamples} resamples, {len(detections.scores)} detections, {len(videos)} videos"
-    variants = [Variant("counted anew", fast, compute_error, 1e-9)]
-    return BenchmarkCase(f"{', '.join(names)} with {size}", "s", plain, variants)
 
 
 def write_out_resample(

@@ -1,61 +1,89 @@
-"""Results as a table for people and as JSON for machines."""
+"""The machine that the numbers are measured on, and the results as a table."""
 
 import math
-from dataclasses import asdict
+import platform
+import re
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
+import torch
+from joblib import cpu_count
 from tabulate import tabulate
+from torch.utils.benchmark import Timer
 
 from benchmarks.runner import Result
 from libs.core.config import TaskSpec
 
-HEADERS = ("case", "unit", "plain", "variant", "fast", "plain/fast", "difference", "n")
+ROOT = Path(__file__).resolve().parent.parent
+HEADERS = ("case", "unit", "plain", "variant", "fast", "x plain", "n", "difference")
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Describe the commit (with + if files differ from it) and the machine."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    info = Path("/proc/cpuinfo")
+    cpu = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    machine = {
+        "commit": commit or "unknown",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu[1].strip() if cpu else platform.machine(),
+        "cores": cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+    }
+    if device.type == "cuda":
+        machine |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return machine
+
+
+def slugify_device(machine: dict[str, Any]) -> str:
+    """Turn the device's name into a part of a file name."""
+    name = machine.get("gpu") or f"{machine['cpu']} {machine['cores']} cores"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def measure_matmul(device: torch.device, precisions: tuple[str, ...]) -> dict[str, float]:
+    """Measure the rate of square matrix products in GFLOP/s, by precision."""
+    size, rates = 2_048 if device.type == "cpu" else 8_192, {}
+    for precision in precisions:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        matrix = torch.rand(size, size, device=device, dtype=dtype)
+        timer = Timer("matrix @ matrix", globals={"matrix": matrix}, num_threads=torch.get_num_threads())
+        rates[precision] = 2 * size**3 / timer.blocked_autorange().median / 1e9
+    return rates
 
 
 def format_table(results: list[Result]) -> str:
     """Format a row for each variant: medians, how many times better than plain, the largest difference from it."""
     rows = []
     for result in results:
-        head = [result.title, result.unit, _format_number(result.median("plain"))]
         for name in dict.fromkeys([*result.errors, *result.failures]):
-            difference = f"{result.errors[name]:.1e}" if name in result.errors else ""
-            if name in result.failures:
-                cells = ["FAILED", "", difference, ""]
-            else:
-                speedup = f"{_format_number(result.speedup(name))}x"
-                cells = [_format_number(result.median(name)), speedup, difference, len(result.values[name])]
-            rows.append([*head, name, *cells])
-            head = [""] * len(head)
+            numbers = ["FAILED", "", ""]
+            if name in result.medians:
+                numbers = [
+                    _format_number(result.medians[name]),
+                    _format_number(result.speedup(name)),
+                    len(result.values[name]),
+                ]
+            plain, error = _format_number(result.medians.get("plain", math.nan)), result.errors.get(name, math.nan)
+            rows.append([result.title, result.unit, plain, name, *numbers, f"{error:.1e}"])
     align = ("left", "right", "right", "left", *["right"] * 4)
     return tabulate(rows, headers=HEADERS, disable_numparse=True, colalign=align)
 
 
 def _format_number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
-def format_machine(machine: dict[str, Any], matmul_rates: dict[str, float]) -> str:
-    rates = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in matmul_rates.items())
-    return "\n".join([*(f"{key}: {value}" for key, value in machine.items()), f"matrix products: {rates}"])
-
-
-def compare_loading(results: list[Result], tasks: dict[str, TaskSpec]) -> list[str]:
-    """Compare how fast data come with how fast the fastest measured training step uses them."""
-    by_name = {result.name: result for result in results if len(result.values) > 1}
-    notes = []
-    for task in tasks.values():
-        training, loading = by_name.get(f"train-{task.task_type}"), by_name.get(f"loader-{task.task_type}")
-        if training and loading:
-            used = task.batch_size / min(training.median(name) for name in training.values if name != "plain")
-            loaded = max(loading.median(name) for name in loading.values if name != "plain")
-            notes.append(
-                f"loading {task.task_type}: {loaded:.0f} videos/s, {loaded / used:.1f} times the {used:.3g} that the "
-                "fastest measured training uses"
-            )
-    return notes
-
-
-def to_tree(results: list[Result], machine: dict, matmul_rates: dict[str, float], notes: list[str]) -> dict:
-    """Collect everything for JSON, raw measurements included."""
-    cases = [{**asdict(r), "medians": {name: r.median(name) for name in r.values}} for r in results]
-    return {"machine": machine, "matmul_gflops": matmul_rates, "notes": notes, "cases": cases}
+def compare_loading(results: list[Result], task: TaskSpec) -> list[str]:
+    """Compare how fast data come with how fast the fastest measured training step uses them, if both are known."""
+    best = {result.name: result.best for result in results}
+    loaded = best.get(f"loader-{task.task_type}", math.nan)
+    used = task.batch_size / best.get(f"train-{task.task_type}", math.nan)
+    note = f"{loaded:.0f} videos/s, {loaded / used:.1f} times the {used:.3g} that the fastest measured training uses"
+    return [] if math.isnan(loaded / used) else [f"loading {task.task_type}: {note}"]

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.case import BenchmarkCase, Builders, Measurement, Variant
+from benchmarks.case import BenchmarkCase, Builders, Variant
 
 BUDGET_S = 5.0  # for the measurements of a case, if MIN_REPEATS do not take longer
 MIN_REPEATS, MAX_REPEATS = 3, 30
 SAMPLE_S = 0.02  # shorter calls are repeated until they take this long, since a single one measures waking threads
+# Checked calls of a variant before the measured ones; on a GPU they record graphs and grow memory pools.
+CHECKED_CALLS = {"cpu": 2, "cuda": 4}
 
 
 class MismatchError(Exception):
@@ -32,18 +34,21 @@ class Result:
     unit: str
     more_is_better: bool
     values: dict[str, list[float]] = field(default_factory=dict)
+    medians: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     tolerances: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
-    def median(self, name: str) -> float:
-        """Return the median of the measured values, NaN if there are none."""
-        return statistics.median(self.values.get(name) or [math.nan])
-
     def speedup(self, name: str) -> float:
         """Return how many times better than the plain baseline a variant is."""
-        plain, value = self.median("plain"), self.median(name)
-        return value / plain if self.more_is_better else plain / value
+        ratio = self.medians["plain"] / self.medians[name]
+        return 1 / ratio if self.more_is_better else ratio
+
+    @property
+    def best(self) -> float:
+        """The best median of the variants, NaN if there are none."""
+        medians = [median for name, median in self.medians.items() if name != "plain"]
+        return (max if self.more_is_better else min)(medians, default=math.nan)
 
 
 def run_cases(builders: Builders, device: torch.device, repeats: int | None = None) -> Iterator[Result]:
@@ -51,96 +56,57 @@ def run_cases(builders: Builders, device: torch.device, repeats: int | None = No
     for name, build in builders.items():
         start = time.perf_counter()
         print(f"{name} …", file=sys.stderr, flush=True)
-        result = run_case(name, build, device, repeats)
+        yield run_case(name, build(), device, repeats)
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-        yield result
-
-
-def run_case(name: str, build: Callable[[], BenchmarkCase], device: torch.device, repeats: int | None = None) -> Result:
-    """Build, check, measure and release a case. A variant that fails or computes something else is not measured."""
-    case = build()
-    result = Result(name, case.title, case.unit, case.more_is_better)
-    try:
-        costs_s = _check_variants(case, result, device)
-        if costs_s and not case.once:
-            _measure_in_turn(case, result, device, costs_s, repeats)
-    finally:
-        case.close()
-        del case  # with its networks, so that the next case finds the memory free
-        gc.collect()
+        gc.collect()  # the case's networks, so that the next case finds the memory free
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def run_case(name: str, case: BenchmarkCase, device: torch.device, repeats: int | None = None) -> Result:
+    """Check and measure a case. A variant that fails or computes something else is not measured."""
+    result = Result(name, case.title, case.unit, case.more_is_better)
+    costs_s, expected, functions = {}, None, {"plain": case.plain, **{v.name: v.run for v in case.variants}}
+    for variant in (Variant("plain", case.plain, lambda *_: 0.0, 0.0), *case.variants):
+        is_plain = variant.name == "plain"
+        try:
+            for call in range(1 if is_plain or case.measure else CHECKED_CALLS[device.type]):
+                costs_s[variant.name], returned = _call(variant.run, device)
+                if is_plain:
+                    expected = returned
+                elif call == 0 or case.repeatable:  # compiled code may differ after the first calls
+                    error = variant.compute_error(expected, returned)
+                    result.errors[variant.name], result.tolerances[variant.name] = error, variant.tolerance
+                    if not error <= variant.tolerance:  # also true for NaN
+                        raise MismatchError(f"differs from plain by {error:.3g}, more than {variant.tolerance:g}")
+            result.values[variant.name] = [case.measure(returned)] if case.measure else []
+        except Exception as error:  # one variant must not cost the other measurements
+            result.failures[variant.name] = f"{variant.name}: {type(error).__name__}: {error}"
+            if not isinstance(error, MismatchError):
+                traceback.print_exc()
+            if is_plain:
+                return result  # nothing to compare with
+    if not case.measure:
+        # In turn, so that disturbances of the machine affect all variants.
+        round_s = sum(max(costs_s[name], SAMPLE_S) for name in result.values)
+        for _ in range(repeats or min(MAX_REPEATS, max(MIN_REPEATS, int(BUDGET_S / round_s)))):
+            for name, values in result.values.items():
+                seconds, _ = _call(functions[name], device, math.ceil(SAMPLE_S / max(costs_s[name], 1e-6)))
+                value = case.items / seconds if case.more_is_better else seconds / case.items
+                values.append(value * (1e3 if case.unit == "ms" else 1))
+    result.values["plain"] = [value * case.plain_factor for value in result.values["plain"]]
+    result.medians = {name: statistics.median(values) for name, values in result.values.items()}
     return result
 
 
-def _check_variants(case: BenchmarkCase, result: Result, device: torch.device) -> dict[str, float]:
-    """Call and compare all variants. Returns seconds per call of those that can be measured."""
-    costs_s, expected = {}, None
-    for variant in (Variant("plain", case.plain, lambda *_: 0.0, 0.0, 0), *case.variants):
-        try:
-            cost_s, value, returned = _call(variant.run, case, device)
-            if variant.name == "plain":
-                expected = returned
-            else:
-                _compare(variant, expected, returned, result)
-            for _ in range(0 if case.once else variant.num_warmups):
-                cost_s, _, returned = _call(variant.run, case, device)
-            if case.repeatable and variant.name != "plain":  # compiled code may differ after the first calls
-                _compare(variant, expected, returned, result)
-        except Exception as error:  # one variant must not cost the other measurements
-            result.failures[variant.name] = f"{variant.name}: {type(error).__name__}: {error}"
-            print(f"FAILED: {result.name}: {result.failures[variant.name]}", file=sys.stderr)
-            if not isinstance(error, MismatchError):
-                traceback.print_exc()
-            if variant.name == "plain":
-                break  # nothing to compare with
-        else:
-            costs_s[variant.name], result.values[variant.name] = cost_s, [value]
-    return costs_s
-
-
-def _compare(variant: Variant, expected: Any, returned: Any, result: Result) -> None:
-    error = variant.compute_error(expected, returned)
-    result.errors[variant.name], result.tolerances[variant.name] = error, variant.tolerance
-    if not error <= variant.tolerance:  # also true for NaN
-        raise MismatchError(
-            f"differs from the plain baseline by {error:.3g}, more than {variant.tolerance:g}; not measured"
-        )
-
-
-def _measure_in_turn(
-    case: BenchmarkCase, result: Result, device: torch.device, costs_s: dict[str, float], repeats: int | None
-) -> None:
-    """Measure the variants alternately, so that disturbances of the machine affect all of them."""
-    functions = {"plain": case.plain, **{variant.name: variant.run for variant in case.variants}}
-    round_s = sum(max(cost_s, SAMPLE_S) for cost_s in costs_s.values())
-    result.values = {name: [] for name in costs_s}
-    for _ in range(repeats or min(MAX_REPEATS, max(MIN_REPEATS, int(BUDGET_S / round_s)))):
-        for name, cost_s in costs_s.items():
-            calls = math.ceil(SAMPLE_S / max(cost_s, 1e-6))
-            result.values[name].append(_call(functions[name], case, device, calls)[1])
-
-
-def _call(
-    run: Callable[[], Any], case: BenchmarkCase, device: torch.device, calls: int = 1
-) -> tuple[float, float, Any]:
-    """Call a function several times. Returns mean seconds, the value in the case's unit, and the last result."""
-    _synchronize(device)
+def _call(run: Callable[[], Any], device: torch.device, calls: int = 1) -> tuple[float, Any]:
+    """Call a function several times. Returns mean seconds and the last result."""
     start, returned = time.perf_counter(), None
     for _ in range(calls):
         del returned  # training and inference release a batch's results before the next one's, too
         returned = run()
-    _synchronize(device)
-    elapsed_s = (time.perf_counter() - start) / calls
-    if isinstance(returned, Measurement):
-        return elapsed_s, returned.value, returned.result
-    if case.more_is_better:
-        return elapsed_s, case.items / elapsed_s, returned
-    return elapsed_s, elapsed_s / case.items * (1e3 if case.unit == "ms" else 1), returned
-
-
-def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / calls, returned

@@ -1,127 +1,133 @@
 """The network as one first writes it: eager float32, nothing fused, every level by itself (method.md §4).
 
-Everything is channels-first. Shapes: B clips, T windows or grid points, C channels, K = number of classes or 1.
-`p` is the network's parameters by name; mask (B, 1, T) bool.
+Everything is channels-first. Shapes: B clips, T windows or grid points, C channels, K = number of classes or 1;
+mask (B, 1, T) bool.
 """
-
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from libs.core.config import ModelConfig
-from libs.core.types import Batch, Prediction
+from libs.core.types import MODALITIES, Batch, Prediction
 from libs.modeling.points import make_points
 from libs.modeling.uniav import UniAV
-
-Parameters = Mapping[str, Tensor]
 
 
 def plain_forward(model: UniAV, batch: Batch, task: str) -> Prediction:
     """Compute what `model(batch, task)` computes, in training (with drop path) and in evaluation."""
-    p, config, spec = dict(model.named_parameters()), model.config, model.tasks[task]
-    assert config.dropout == 0, "dropout is not written here"
-    drop_path = config.drop_path if model.training else 0.0
-    mask = batch.mask[:, None]
-    visual, audio = batch.visual.float().transpose(1, 2), batch.audio.float().transpose(1, 2)
-    for i in range(config.backbone_arch[0]):
-        visual = conv_norm(p, f"backbone.embed.visual.{i}", visual, mask)
-        audio = conv_norm(p, f"backbone.embed.audio.{i}", audio, mask)
-    if config.use_abs_pe:
-        rows = max(other.dataset.max_seq_len for other in model.tasks.values())
-        squeeze = config.official_pos_embd and not model.training and mask.shape[2] >= spec.dataset.max_seq_len
-        positions = position_encoding(rows, config.embd_dim, mask.shape[2], squeeze, visual.device)
-        visual, audio = visual + positions * mask, audio + positions * mask
+    return _PlainNetwork(model, task).forward(batch)
 
-    def run(name: str, own: Tensor, other: Tensor, mask: Tensor, stride: int = 1) -> Tensor:
-        return block(p, f"backbone.{name}", own, other, mask, spec.task_type, config.n_head, stride, drop_path)
 
-    for i in range(config.backbone_arch[1] - 1):
-        visual = run(f"stem.visual.{i}", visual, visual, mask)
-        audio = run(f"stem.audio.{i}", audio, audio, mask)
-    visual, audio = run("cross.visual", visual, audio, mask), run("cross.audio", audio, visual, mask)
-    levels = [(visual, audio, mask)]
-    for i in range(config.backbone_arch[2]):
-        mask = mask[:, :, :: config.scale_factor]
-        names = f"pyramid.visual.{i}", f"pyramid.audio.{i}"
-        visual, audio = (
-            run(name, own, other, mask, config.scale_factor)
-            for name, own, other in zip(names, (visual, audio), (audio, visual), strict=True)
+class _PlainNetwork:
+    def __init__(self, model: UniAV, task: str):
+        assert model.config.dropout == 0, "dropout is not written here"
+        self.model, self.task, self.config, self.spec = model, task, model.config, model.tasks[task]
+        self.p = dict(model.named_parameters())
+
+    def forward(self, batch: Batch) -> Prediction:
+        config, mask = self.config, batch.mask[:, None]
+        embeddings, stem, pyramid = config.backbone_arch
+        streams = [features.float().transpose(1, 2) for features in (batch.visual, batch.audio)]
+        for i in range(embeddings):
+            names = (f"backbone.embed.{modality}.{i}" for modality in MODALITIES)
+            streams = [self.conv_norm(name, x, mask) for name, x in zip(names, streams, strict=True)]
+        if config.use_abs_pe:
+            positions = self.position_encoding(mask.shape[2]).to(mask.device) * mask
+            streams = [x + positions for x in streams]
+        for i in range(stem - 1):
+            streams = [self.block(f"stem.{m}.{i}", x, x, mask) for m, x in zip(MODALITIES, streams, strict=True)]
+        streams = self.cross("cross.{}", streams, mask)
+        levels = [(streams, mask)]
+        for i in range(pyramid):
+            mask = mask[:, :, :: config.scale_factor]
+            streams = self.cross(f"pyramid.{{}}.{i}", streams, mask, config.scale_factor)
+            levels.append((streams, mask))
+
+        prompts = self.model.prompts[self.task]()
+        logits, offsets, masks = [], [], []
+        for level, (streams, mask) in enumerate(levels):
+            x = torch.cat(streams, dim=1)  # (B, 2C, T)
+            logits.append(self.class_logits(x, mask, prompts))
+            offsets.append(self.boundary_offsets(x, mask, level))
+            masks.append(mask[:, 0])
+        points, sizes = make_points(config, batch.mask.shape[1])
+        logits, offsets, point_mask = (torch.cat(parts, dim=1) for parts in (logits, offsets, masks))
+        return Prediction(logits, offsets, point_mask, points.to(batch.mask.device), sizes)
+
+    def layer_norm(self, name: str, x: Tensor) -> Tensor:
+        """Normalize over channels."""
+        mean = x.mean(dim=1, keepdim=True)
+        normed = (x - mean) / torch.sqrt(((x - mean) ** 2).mean(dim=1, keepdim=True) + 1e-5)
+        return normed * self.p[f"{name}.weight"][:, None] + self.p[f"{name}.bias"][:, None]
+
+    def conv(self, name: str, x: Tensor, mask: Tensor | float = 1.0, stride: int = 1, groups: int = 1) -> Tensor:
+        """Apply a masked convolution with `same` padding; a linear layer is one of kernel size 1."""
+        weight = self.p[f"{name}.weight"]
+        weight = weight[..., None] if weight.ndim == 2 else weight
+        return F.conv1d(x, weight, self.p.get(f"{name}.bias"), stride, weight.shape[2] // 2, groups=groups) * mask
+
+    def conv_norm(self, name: str, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.conv(f"{name}.conv", x, mask)
+        return F.relu(self.layer_norm(f"{name}.norm", x) if f"{name}.norm.weight" in self.p else x)
+
+    def position_encoding(self, length: int) -> Tensor:
+        """Compute the table of sines and cosines (1, C, length).
+
+        Longer inputs interpolate the table; the published evaluation does so for shorter ones too.
+        """
+        rows, dim = max(task.dataset.max_seq_len for task in self.model.tasks.values()), self.config.embd_dim
+        column = torch.arange(dim, dtype=torch.float64)[:, None]
+        angle = torch.arange(rows, dtype=torch.float64) / 10000 ** (2 * (column // 2) / dim)
+        table = (torch.where(column % 2 == 0, angle.sin(), angle.cos()) / dim**0.5).float()[None]
+        squeeze = self.config.official_pos_embd and not self.model.training and length >= self.spec.dataset.max_seq_len
+        if length > rows or squeeze:
+            return F.interpolate(table, size=length, mode="linear", align_corners=False)
+        return table[:, :, :length]
+
+    def cross(self, name: str, streams: list[Tensor], mask: Tensor, stride: int = 1) -> list[Tensor]:
+        """Apply a block to each modality, with the other one's queries."""
+        pairs = zip(MODALITIES, streams, reversed(streams), strict=True)
+        return [self.block(name.format(modality), own, other, mask, stride) for modality, own, other in pairs]
+
+    def block(self, name: str, own: Tensor, other: Tensor, mask: Tensor, stride: int = 1) -> Tensor:
+        """Apply Block(own, other) of method.md §4. Returns (B, C, T/stride), the length of `mask`."""
+        name = f"backbone.{name}"
+        drop_path = self.config.drop_path if self.model.training else 0.0
+
+        def project(part: str, x: Tensor) -> Tensor:
+            x = self.conv(f"{name}.attn.{part}_conv", x, mask, stride, groups=x.shape[1])
+            return self.conv(f"{name}.attn.{part}", self.layer_norm(f"{name}.attn.{part}_norm", x))
+
+        own_normed, other_normed = (
+            self.layer_norm(f"{name}.own_norm", own),
+            self.layer_norm(f"{name}.other_norm", other),
         )
-        levels.append((visual, audio, mask))
+        q, k, v = project("query", other_normed), project("key", own_normed), project("value", own_normed)
+        attended = self.conv(f"{name}.attn.proj", attention(q, k, v, mask, self.config.n_head), mask)
+        if stride > 1:
+            own = F.max_pool1d(own, stride + 1, stride, padding=(stride + 1) // 2)
+        y = own * mask + drop(self.p[f"{name}.attn_scale"][:, None] * attended, drop_path)
 
-    prompts = model.prompts[task]()
-    logits, offsets, masks = [], [], []
-    for level, (visual, audio, mask) in enumerate(levels):
-        x = torch.cat([visual, audio], dim=1)  # (B, 2C, T)
-        logits.append(class_logits(p, config, x, mask, prompts))
-        offsets.append(boundary_offsets(p, config, x, mask, task, level))
-        masks.append(mask[:, 0])
-    points, sizes = make_points(config, batch.mask.shape[1])
-    logits, offsets, point_mask = (torch.cat(parts, dim=1) for parts in (logits, offsets, masks))
-    return Prediction(logits, offsets, point_mask, points.to(batch.mask.device), sizes)
+        expert = f"{name}.experts.{self.spec.task_type}"
+        hidden = F.gelu(self.conv(f"{expert}.fc1", self.layer_norm(f"{expert}.norm", y)))
+        return y + drop(self.p[f"{name}.expert_scale"][:, None] * self.conv(f"{expert}.fc2", hidden, mask), drop_path)
 
+    def trunk(self, head: str, x: Tensor, mask: Tensor) -> Tensor:
+        for i in range(self.config.head_num_layers - 1):
+            x = self.conv_norm(f"{head}.trunk.{i}", x, mask)
+        return x
 
-def layer_norm(p: Parameters, name: str, x: Tensor) -> Tensor:
-    """Normalize over channels."""
-    mean = x.mean(dim=1, keepdim=True)
-    variance = ((x - mean) ** 2).mean(dim=1, keepdim=True)
-    return (x - mean) / torch.sqrt(variance + 1e-5) * p[f"{name}.weight"][:, None] + p[f"{name}.bias"][:, None]
+    def class_logits(self, x: Tensor, mask: Tensor, prompts: Tensor) -> Tensor:
+        """Compare one level's x (B, 2C, T) with prompts (classes, text_dim). Returns (B, T, classes)."""
+        points = F.normalize(self.conv("cls_head.visual_proj", self.trunk("cls_head", x, mask), mask))
+        weight, bias = self.p["cls_head.prompt_proj.weight"], self.p["cls_head.prompt_proj.bias"]
+        classes = F.normalize(prompts @ weight.t() + bias)
+        return (classes @ points * self.p["cls_head.logit_scale"].exp() * mask).transpose(1, 2)
 
-
-def conv(p: Parameters, name: str, x: Tensor, mask: Tensor, stride: int = 1, groups: int = 1) -> Tensor:
-    """Apply a masked convolution with `same` padding; a linear layer is one of kernel size 1."""
-    weight = p[f"{name}.weight"]
-    weight = weight[..., None] if weight.ndim == 2 else weight
-    return F.conv1d(x, weight, p.get(f"{name}.bias"), stride, weight.shape[2] // 2, groups=groups) * mask
-
-
-def conv_norm(p: Parameters, name: str, x: Tensor, mask: Tensor) -> Tensor:
-    x = conv(p, f"{name}.conv", x, mask)
-    return F.relu(layer_norm(p, f"{name}.norm", x) if f"{name}.norm.weight" in p else x)
-
-
-def position_encoding(rows: int, dim: int, length: int, squeeze: bool, device: torch.device) -> Tensor:
-    """Compute sines and cosines (1, dim, length) of a table with `rows` positions.
-
-    Longer inputs interpolate the table; `squeeze` does so for shorter ones too, as the published evaluation.
-    """
-    column = torch.arange(dim, dtype=torch.float64, device=device)[:, None]
-    angle = torch.arange(rows, dtype=torch.float64, device=device) / 10000 ** (2 * (column // 2) / dim)
-    table = (torch.where(column % 2 == 0, angle.sin(), angle.cos()) / dim**0.5).float()[None]
-    if length > rows or squeeze:
-        return F.interpolate(table, size=length, mode="linear", align_corners=False)
-    return table[:, :, :length]
-
-
-def block(
-    p: Parameters,
-    name: str,
-    own: Tensor,
-    other: Tensor,
-    mask: Tensor,
-    task_type: str,
-    n_head: int,
-    stride: int,
-    drop_path: float,
-) -> Tensor:
-    """Apply Block(own, other) of method.md §4. Returns (B, C, T/stride), the length of `mask`."""
-
-    def project(part: str, x: Tensor) -> Tensor:
-        x = conv(p, f"{name}.attn.{part}_conv", x, mask, stride, groups=x.shape[1])
-        return conv(p, f"{name}.attn.{part}", layer_norm(p, f"{name}.attn.{part}_norm", x), torch.ones_like(mask))
-
-    own_normed, other_normed = layer_norm(p, f"{name}.own_norm", own), layer_norm(p, f"{name}.other_norm", other)
-    q, k, v = project("query", other_normed), project("key", own_normed), project("value", own_normed)
-    attended = conv(p, f"{name}.attn.proj", attention(q, k, v, mask, n_head), mask)
-    if stride > 1:
-        own = F.max_pool1d(own, stride + 1, stride, padding=(stride + 1) // 2)
-    y = own * mask + drop(p[f"{name}.attn_scale"][:, None] * attended, drop_path)
-
-    expert = f"{name}.experts.{task_type}"
-    hidden = F.gelu(conv(p, f"{expert}.fc1", layer_norm(p, f"{expert}.norm", y), torch.ones_like(mask)))
-    return y + drop(p[f"{name}.expert_scale"][:, None] * conv(p, f"{expert}.fc2", hidden, mask), drop_path)
+    def boundary_offsets(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
+        """Regress offsets (B, T, K, 2) from one level's x (B, 2C, T)."""
+        raw = self.conv(f"reg_head.offsets.{self.task}", self.trunk("reg_head", x, mask), mask)
+        return F.relu(raw * self.p[f"reg_head.level_scales.{level}"]).transpose(1, 2).unflatten(2, (-1, 2))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, n_head: int) -> Tensor:
@@ -138,22 +144,3 @@ def drop(x: Tensor, prob: float) -> Tensor:
         return x
     keep = 1 - prob
     return x * (torch.rand(x.shape[0], 1, 1, device=x.device) < keep) / keep
-
-
-def trunk(p: Parameters, config: ModelConfig, head: str, x: Tensor, mask: Tensor) -> Tensor:
-    for i in range(config.head_num_layers - 1):
-        x = conv_norm(p, f"{head}.trunk.{i}", x, mask)
-    return x
-
-
-def class_logits(p: Parameters, config: ModelConfig, x: Tensor, mask: Tensor, prompts: Tensor) -> Tensor:
-    """Compare one level's x (B, 2C, T) with prompts (classes, text_dim). Returns (B, T, classes)."""
-    points = F.normalize(conv(p, "cls_head.visual_proj", trunk(p, config, "cls_head", x, mask), mask))
-    classes = F.normalize(prompts @ p["cls_head.prompt_proj.weight"].t() + p["cls_head.prompt_proj.bias"])
-    return (classes @ points * p["cls_head.logit_scale"].exp() * mask).transpose(1, 2)
-
-
-def boundary_offsets(p: Parameters, config: ModelConfig, x: Tensor, mask: Tensor, task: str, level: int) -> Tensor:
-    """Regress offsets (B, T, K, 2) from one level's x (B, 2C, T)."""
-    raw = conv(p, f"reg_head.offsets.{task}", trunk(p, config, "reg_head", x, mask), mask)
-    return F.relu(raw * p[f"reg_head.level_scales.{level}"]).transpose(1, 2).unflatten(2, (-1, 2))

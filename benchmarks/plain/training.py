@@ -21,9 +21,9 @@ class PlainTraining:
     def __init__(self, model: UniAV, config: Config):
         self.model, self.config = model, config
         self.base_lr = min(task.learning_rate for task in model.tasks.values())
-        groups = build_optimizer(model, config.opt, self.base_lr).param_groups
-        groups = [{"lr": g["base_lr"], **{k: g[k] for k in ("params", "weight_decay", "base_lr")}} for g in groups]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, foreach=False, fused=False)
+        self.optimizer = build_optimizer(model, config.opt, self.base_lr)
+        for group in self.optimizer.param_groups:
+            group |= {"lr": group["base_lr"], "foreach": False, "fused": False}
         self.ema = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         self.normalizer = {key: task.train_cfg.init_loss_norm for key, task in model.tasks.items()}
 

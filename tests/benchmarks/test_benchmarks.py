@@ -3,31 +3,29 @@
 import json
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 
 from benchmarks import network
-from benchmarks.__main__ import list_all_cases, main, run_benchmarks, select_cases
-from benchmarks.case import BenchmarkCase, BenchmarkSettings, Measurement, RunOptions, Variant
+from benchmarks.__main__ import list_cases, main, run_benchmarks
+from benchmarks.case import BenchmarkCase, BenchmarkSettings, Variant
 from benchmarks.memory import measure_peak_gb, train
+from benchmarks.report import describe_machine
 from benchmarks.runner import run_case
 from libs.core.configfile import from_tree
-from libs.core.errors import ConfigError
+from libs.core.errors import ConfigError, UserError
 from tests.conftest import tiny_tree
 
 CPU = torch.device("cpu")
 TINY = {
+    "classes": 5,
     "nms_segments": 200,
-    "nms_classes": 5,
     "nms_videos": 2,
     "eval_videos": 20,
     "eval_detections": 10,
-    "eval_classes": 3,
     "eval_resamples": 20,
     "loader_videos": 8,
-    "matmul_size": 64,
     "media_size": (64, 48),
     "media_seconds": 10.0,
     "long_size": (64, 48),
@@ -37,11 +35,15 @@ TINY = {
 
 @pytest.fixture
 def settings(tmp_path) -> BenchmarkSettings:
-    return BenchmarkSettings(from_tree(tiny_tree(tmp_path)), CPU, **TINY)
+    return BenchmarkSettings(from_tree(tiny_tree(tmp_path)), CPU, tmp_path, **TINY)
+
+
+def run(settings, builders, out) -> int:
+    return run_benchmarks(settings, builders, describe_machine(CPU), 1, out)
 
 
 def run_all(settings, builders, out, capsys) -> None:
-    assert run_benchmarks(settings, builders, 1, out) == 0
+    assert run(settings, builders, out) == 0
     text, tree = capsys.readouterr().out, json.loads(out.read_text())
     assert [case["name"] for case in tree["cases"]] == list(builders)
     for case in tree["cases"]:
@@ -54,7 +56,7 @@ def run_all(settings, builders, out, capsys) -> None:
 
 def test_run_benchmarks_cases_without_media_are_measured(settings, tmp_path, capsys):
     slow = ("memory", "media")
-    builders = {name: build for name, build in list_all_cases(settings).items() if not name.startswith(slow)}
+    builders = {name: build for name, build in list_cases(settings).items() if not name.startswith(slow)}
     run_all(settings, builders, tmp_path / "out.json", capsys)
     assert any("loading TAL" in note for note in json.loads((tmp_path / "out.json").read_text())["notes"])
 
@@ -62,12 +64,12 @@ def test_run_benchmarks_cases_without_media_are_measured(settings, tmp_path, cap
 @pytest.mark.slow
 def test_run_benchmarks_cases_of_memory_and_media_are_measured(settings, tmp_path, capsys):
     pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
-    builders = select_cases(list_all_cases(settings), ["memory", "media"])
+    builders = list_cases(settings, ["memory", "media"])
     run_all(settings, builders, tmp_path / "out.json", capsys)
 
 
 def test_train_plain_and_fast_give_the_same_losses(settings):
-    (plain, expected), (fast, losses) = train(settings, None), train(settings, RunOptions())
+    (plain, expected), (fast, losses) = (train(settings, run) for run in (None, settings.config.run))
     assert losses == pytest.approx(expected, rel=1e-4)
     # Both ran in this process: the later one's peak is that of all.
     assert 0.1 < plain <= fast == pytest.approx(measure_peak_gb(settings.device), rel=0.05)
@@ -86,9 +88,9 @@ def test_run_benchmarks_variant_that_differs_or_fails_is_not_measured(settings, 
     bad = replace(bad, variants=[*bad.variants, good.variants[0]._replace(name="other")])
     plain = build_case(fail, lambda: 1.0)
     builders = {"good": lambda: good, "bad": lambda: bad, "broken": lambda: broken, "plain": lambda: plain}
-    assert run_benchmarks(settings, builders, 1, tmp_path / "out.json") == 1
+    assert run(settings, builders, tmp_path / "out.json") == 1
     captured = capsys.readouterr()
-    assert "FAILED: bad: fast: MismatchError: differs from the plain baseline by 1, more than 0.1" in captured.err
+    assert "FAILED: bad: fast: MismatchError: differs from plain by 1, more than 0.1" in captured.err
     assert "FAILED: broken: fast: RuntimeError: no kernel" in captured.err
     assert "FAILED: plain: plain: RuntimeError: no kernel" in captured.err
     assert captured.out.count("FAILED") == 3
@@ -102,16 +104,15 @@ def test_run_benchmarks_interrupted_keeps_the_results(settings, tmp_path, capsys
 
     builders = {"good": lambda: build_case(lambda: 1.0, lambda: 1.0), "never": interrupt}
     with pytest.raises(KeyboardInterrupt):
-        run_benchmarks(settings, builders, 1, tmp_path / "out.json")
+        run(settings, builders, tmp_path / "out.json")
     assert f"written to {tmp_path / 'out.json'}" in capsys.readouterr().out
     assert [case["name"] for case in json.loads((tmp_path / "out.json").read_text())["cases"]] == ["good"]
 
 
 def test_run_case_bf16_boundaries_that_differ_are_rejected(settings, monkeypatch):
     """Scores alone do not show that segments lie elsewhere."""
-    vars(settings)["has_bf16"] = True
-    build = list_all_cases(settings)["infer-AVEL"]
-    result = run_case("infer", build, CPU, repeats=1)
+    build = list_cases(replace(settings, precisions=("float32", "bf16")))["infer-AVEL"]
+    result = run_case("infer", build(), CPU, repeats=1)
     assert not result.failures
     assert 0 < result.errors["bf16"] < result.tolerances["bf16"]
     predict = network.predict
@@ -121,34 +122,31 @@ def test_run_case_bf16_boundaries_that_differ_are_rejected(settings, monkeypatch
         return replace(prediction, offsets=1.2 * prediction.offsets) if ctx.precision == "bf16" else prediction
 
     monkeypatch.setattr(network, "predict", move_boundaries)
-    assert list(run_case("infer", build, CPU, repeats=1).failures) == ["bf16"]
+    assert list(run_case("infer", build(), CPU, repeats=1).failures) == ["bf16"]
 
 
 def test_run_case_nan_is_rejected():
-    assert run_case("nan", lambda: build_case(lambda: 1.0, lambda: math.nan), CPU).failures
+    assert run_case("nan", build_case(lambda: 1.0, lambda: math.nan), CPU).failures
 
 
-def test_run_case_measurements_are_taken_as_they_are():
-    closed = []
-    case = build_case(partial(Measurement, 2.0, 0), partial(Measurement, 8.0, 0), close=lambda: closed.append(True))
-    for more_is_better, speedup in ((True, 4.0), (False, 0.25)):
-        result = run_case("a", lambda more=more_is_better: replace(case, more_is_better=more), CPU, repeats=3)
-        assert result.values == {"plain": [2.0] * 3, "fast": [8.0] * 3}
-        assert result.speedup("fast") == speedup
-    assert closed == [True, True]
+def test_run_case_measure_takes_the_value_from_the_only_call():
+    calls = []
+    case = build_case(lambda: 2.0, lambda: calls.append(1) or 2.05, measure=lambda found: 4 * found, plain_factor=3)
+    for more_is_better, speedup in ((True, 8.2 / 24), (False, 24 / 8.2)):
+        result = run_case("a", replace(case, more_is_better=more_is_better), CPU, repeats=3)
+        assert result.values == {"plain": [24.0], "fast": [8.2]}
+        assert result.speedup("fast") == pytest.approx(speedup)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--only", "nothing"], "--only nothing: no such case"),
-        (["--compile", "cuda_graphs", "--device", "cpu"], "--compile cuda_graphs: needs a GPU"),
-        (["--only", "nms-1", "--json", "."], ".: is a folder"),
-        (["--repeats", "0"], "expected 1 or more"),
+        (["--only", "nothing"], "--only nothing: no such case; choose from train-TAL"),
         (["--repeats", "many"], "invalid"),
         pytest.param(
             ["--device", "cuda"],
-            "PyTorch finds no GPU",
+            "invalid choice: 'cuda'",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU"),
         ),
     ],
@@ -161,7 +159,12 @@ def test_main_unusable_option_ends_with_status_2(monkeypatch, capsys, options, m
     assert message in capsys.readouterr().err
 
 
-def test_select_cases_by_prefix(settings):
-    assert set(select_cases(list_all_cases(settings), ["nms", "map"])) == {"nms-1", "nms-2", "map"}
-    with pytest.raises(ConfigError, match="--only nothing: no such case; choose from train-TAL"):
-        select_cases(list_all_cases(settings), ["nothing"])
+def test_run_benchmarks_unusable_settings_raise_user_error(settings, tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        run(settings, list_cases(settings, ["nms-1"]), tmp_path)
+    with pytest.raises(ConfigError, match="cuda_graphs needs a GPU"):
+        run(settings, list_cases(replace(settings, compile_modes=("cuda_graphs",))), tmp_path / "out.json")
+
+
+def test_list_cases_by_prefix(settings):
+    assert set(list_cases(settings, ["nms", "map"])) == {"nms-1", "nms-2", "map"}

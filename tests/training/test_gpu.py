@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from benchmarks.__main__ import CONFIG
-from benchmarks.case import BenchmarkSettings, RunOptions
-from benchmarks.memory import measure_training
+from benchmarks.case import BenchmarkSettings
+from benchmarks.memory import run_in_process, train
 from libs.core.configfile import load_config
 from libs.datasets.task_data import load_task_data
 from libs.modeling.uniav import UniAV
@@ -23,7 +23,7 @@ STEADY = [*SMALL, "model.drop_path=0", "stop_and_go.enabled=false"]  # no random
 
 def build_trainer(config, ctx) -> Trainer:
     torch.manual_seed(0)
-    model = UniAV.from_config(config)
+    model = UniAV(config)
     for task in config.tasks.values():
         model.set_prompts(task.key, torch.randn(task.dataset.num_classes, config.model.text_dim))
     data = [load_task_data(config, task, ("train",)) for task in config.tasks.values()]
@@ -89,7 +89,7 @@ def test_train_out_of_memory_ends_with_one_line(tiny, run_script):
         assert remedy in err
 
 
-def test_train_at_published_setting_needs_at_most_8_gb():
+def test_train_at_published_setting_needs_at_most_8_gb(tmp_path):
     """At most 8 GB for steps of every task at full size in float32, optimizer and EMA included."""
-    settings = BenchmarkSettings(load_config(CONFIG), torch.device("cuda"))
-    assert measure_training(settings, RunOptions()).value <= 8
+    settings = BenchmarkSettings(load_config(CONFIG), torch.device("cuda"), tmp_path)
+    assert run_in_process(train, settings, settings.config.run)[0] <= 8
