@@ -11,7 +11,7 @@ from libs.core.config import parse_tious
 from libs.core.types import Detections, Video
 from libs.evaluation.bootstrap import resample_weights
 from libs.evaluation.metrics.average_precision import DetectionScores, remove_repeats, score_detections
-from libs.evaluation.metrics.compute import EvaluationInput, MetricSettings, compute_metrics
+from libs.evaluation.metrics.compute import EvaluationInput, compute_metrics
 from libs.evaluation.metrics.selection import expand_metrics
 
 TIOUS = parse_tious("0.5:0.95:0.05")
@@ -33,16 +33,15 @@ def build_map_case(settings: BenchmarkSettings) -> BenchmarkCase:
 def build_metrics_case(settings: BenchmarkSettings) -> BenchmarkCase:
     """All metrics but `sed`. The plain baseline computes mAP alone, on each resample written out."""
     detections, videos = random_evaluation(settings)
-    metric_settings = MetricSettings(resamples=settings.eval_resamples)
     names, _ = expand_metrics(("all",), sounds=False)
 
     def plain() -> np.ndarray:
-        weights = resample_weights(len(videos), settings.eval_resamples, metric_settings.seed)
+        weights = resample_weights(len(videos), settings.eval_resamples, seed=0)
         resamples = (write_out_resample(detections, videos, row) for row in weights[1 : 1 + PLAIN_RESAMPLES, :-1])
         return np.array([score_detections(*resample, TIOUS).average for resample in resamples])
 
     def fast() -> np.ndarray:
-        data = EvaluationInput(detections, remove_repeats(videos), {}, TIOUS, metric_settings)
+        data = EvaluationInput(detections, remove_repeats(videos), {}, TIOUS, resamples=settings.eval_resamples)
         return compute_metrics(data, names)["map"].samples["average_mAP"]
 
     def compute_error(expected: np.ndarray, samples: np.ndarray) -> float:

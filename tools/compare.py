@@ -23,7 +23,7 @@ from libs.evaluation.metrics.compute import EvaluationInput, replace_non_finite
 from libs.evaluation.metrics.selection import check_installed, expand_metrics
 from libs.evaluation.paired_comparison import Comparison, MetricDifference, compare_results, parse_paired_metrics
 from libs.evaluation.reports.report_page import Part, Section, Table, save_page
-from libs.evaluation.results import check_overlap, list_mismatches, read_results
+from libs.evaluation.results import check_results, read_results
 
 MAX_CLASSES = 10  # gains and losses in the tables
 HEAD = ["", "A", "B", "B - A", "95 %", "p"]
@@ -106,8 +106,7 @@ def compare_pair(pair: ResultsPair, names: tuple[str, ...], keep_repeats: bool) 
     inputs = []
     for path in pair.results:
         detections = read_results(path, annotations.class_names)
-        check_overlap(path, detections, videos, annotations.class_names)
-        for note in list_mismatches(detections, videos):
+        for note in check_results(path, detections, videos, annotations.class_names):
             print(f"warning: {path}: {note}")
         inputs.append(EvaluationInput(detections, truth, annotations.class_names, pair.tious))
     return compare_results(inputs[0], inputs[1], names)

@@ -21,7 +21,6 @@ from libs.core.files import read_json
 from libs.core.prompts import load_prompts
 from libs.core.types import Detections, Features, Video
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.baselines import generate_random_detections
 from libs.evaluation.metrics.average_precision import DetectionScores, score_detections
 from libs.features.planted import PlantedSource
 from libs.features.provenance import read_provenance
@@ -29,6 +28,23 @@ from libs.features.sources import open_features
 from libs.features.windows import feature_fps
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # relative to the mean match of a window within an event
+
+
+def generate_random_detections(
+    videos: list[Video], num_classes: int, per_video: int = 100, seed: int = 0
+) -> Detections:
+    """Generate `per_video` detections in each video with uniform classes, scores and ends."""
+    rng = np.random.default_rng(seed)
+    count = len(videos) * per_video
+    ends = np.sort(rng.random((count, 2)), axis=1)
+    durations = np.repeat([video.duration for video in videos], per_video)
+    return Detections(
+        tuple(video.video_id for video in videos),
+        np.repeat(np.arange(len(videos)), per_video),
+        ends * durations[:, None],
+        rng.random(count),
+        rng.integers(num_classes, size=count),
+    )
 
 
 def match_windows(features: Features, signals: dict[str, np.ndarray], shows_in: tuple[str, ...]) -> np.ndarray:

@@ -17,7 +17,7 @@ from libs.evaluation.metrics.compute import METRICS, EvaluationInput, compute_me
 from libs.evaluation.metrics.selection import expand_metrics
 from libs.evaluation.reports.report_page import Part, choose_for_report, write_report
 from libs.evaluation.reports.tables import format_headline_table, format_score_table, scores_to_dict
-from libs.evaluation.results import check_overlap, list_mismatches, read_results
+from libs.evaluation.results import check_results, read_results
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,10 +50,9 @@ def main() -> None:
     annotations = load_annotations(args.annotations)
     videos = annotations.select_splits(tuple(args.subset.split("+")))
     detections = read_results(args.results, annotations.class_names)
-    check_overlap(args.results, detections, videos, annotations.class_names)
+    notes = check_results(args.results, detections, videos, annotations.class_names)
     scores = score_detections(detections, videos, tious, keep_repeats=args.keep_duplicates)
 
-    notes = list_mismatches(detections, videos)
     print(f"{len(detections.scores)} detections, {len(videos)} videos, {len(scores.labels)} classes")
     for note in notes:
         print(f"warning: {note}")

@@ -39,9 +39,7 @@ def compute_interval(value: float, samples: np.ndarray) -> tuple[float, float]:
     (tests/evaluation/test_bootstrap.py).
     """
     centred = _centre(value, samples)
-    if len(centred) == 0:
-        return float("nan"), float("nan")
-    low, high = np.quantile(centred, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(centred, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) if len(centred) else (np.nan, np.nan)
     return float(low), float(high)
 
 
@@ -69,9 +67,9 @@ class Estimate(NamedTuple):
     high: float
 
     @classmethod
-    def from_samples(cls, row: np.ndarray) -> "Estimate":
-        """Build the estimate of a fraction from its values (1 + R,) on all videos and in the resamples."""
-        return cls(float(row[0]), *np.clip(compute_interval(row[0], row[1:]), 0, 1).tolist())
+    def from_samples(cls, row: np.ndarray, bounds: tuple[float, float] = (0, 1)) -> "Estimate":
+        """Build an estimate within `bounds` from its values (1 + R,) on all videos and in the resamples."""
+        return cls(float(row[0]), *np.clip(compute_interval(row[0], row[1:]), *bounds).tolist())
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,11 @@ class MetricResult:
     samples: dict[str, np.ndarray]
 
     @classmethod
-    def from_samples(cls, numbers: dict[str, np.ndarray], details: dict[str, Any]) -> "MetricResult":
-        """Build a result from numbers (1 + R,) on all videos and in the resamples."""
-        headline = {name: Estimate.from_samples(row) for name, row in numbers.items()}
+    def from_samples(
+        cls, numbers: dict[str, np.ndarray], details: dict[str, Any], bounds: tuple[float, float] = (0, 1)
+    ) -> "MetricResult":
+        """Build a result from numbers (1 + R,) within `bounds` on all videos and in the resamples."""
+        headline = {name: Estimate.from_samples(row, bounds) for name, row in numbers.items()}
         return cls(headline, details, {name: row[1:] for name, row in numbers.items()})
 
 

@@ -71,7 +71,7 @@ def compare_results(a: EvaluationInput, b: EvaluationInput, names: tuple[str, ..
             numbers.append(MetricDifference.compute(key, row_a, row_b))
     ap_a, ap_b = (data.ap.mean(axis=2) for data in (a, b))
     classes = [
-        MetricDifference.compute(a.class_name(label), ap_a[:, c], ap_b[:, c], int(a.matches.positives[c]))
-        for c, label in enumerate(a.matches.labels)
+        MetricDifference.compute(a.class_name(label), ap_a[:, c], ap_b[:, c], int(a.matches.truth.positives[c]))
+        for c, label in enumerate(a.matches.truth.classes)
     ]
     return Comparison(numbers, sorted(classes, key=lambda row: -row.difference.value))

@@ -1,19 +1,36 @@
 """Read and write results files in ActivityNet's submission layout."""
 
 import gzip
-import json
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from libs.core.errors import DataError, format_list
 from libs.core.files import write_json
 from libs.core.types import Detections, Video
+from libs.evaluation.metrics.average_precision import find_video_indices
 
 MAX_LABEL_ID = 2**31 - 1
 UNKNOWN_CLASS = -1  # a label that the ground truth does not know
+LAYOUT = '{"results": {video_id: [{"label", "score": 0 … 1, "segment": [start, end]}]}}'
+
+
+class ResultsEntry(TypedDict):
+    """A detection in a results file; the label is a name or an id, as a number or digits."""
+
+    label: int | str
+    score: Annotated[float, Field(ge=0, le=1)]
+    segment: tuple[FiniteFloat, FiniteFloat]
+
+
+class ResultsFile(TypedDict):
+    """The part of a results file that is read."""
+
+    results: dict[str, list[ResultsEntry]]
 
 
 def write_results(path: Path, detections: Detections, class_names: dict[int, str]) -> None:
@@ -27,80 +44,64 @@ def write_results(path: Path, detections: Detections, class_names: dict[int, str
 
 
 def read_results(path: Path, class_names: dict[int, str]) -> Detections:
-    """Read a results file, also gzipped (.gz). Labels are names or ids, as numbers or digits.
+    """Read a results file, also gzipped (.gz).
 
     Raises:
         DataError: naming file and video, on anything else.
     """
     try:
         data = path.read_bytes()
-        tree = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        results = TypeAdapter(ResultsFile).validate_json(data)["results"]
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}, expected a results file") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}), expected a results file") from None
-    results = tree.get("results") if isinstance(tree, dict) else None
-    if not isinstance(results, dict):
-        raise DataError(f'{path}: expected a JSON object with "results": {{video_id: [{{label, score, segment}}]}}')
+    except ValidationError as error:
+        first, *others = error.errors()
+        place = ": ".join([str(path), *map(str, first["loc"])])
+        found = f"found {first['input']!r:.60} and {len(others)} more faults"
+        raise DataError(f"{place}: {first['msg']}, {found}; expected {LAYOUT}") from None
+    entries = [entry for rows in results.values() for entry in rows]
     ids = {name: label for label, name in class_names.items()}
-    rows: list[tuple[float, ...]] = []
-    for i, (video_id, entries) in enumerate(results.items()):
-        try:
-            rows += [(i, *_parse_entry(entry, ids)) for entry in entries]
-        except (TypeError, KeyError, ValueError, OverflowError):
-            raise DataError(f"{path}: video {video_id}: expected a list of {{label, score, segment}}") from None
-    video, start, end, scores, labels = np.array(rows, np.float64).reshape(-1, 5).T
-    bad = ~np.isfinite(start + end + scores)
-    if bad.any():
-        video_id = list(results)[int(video[bad.argmax()])]
-        raise DataError(f"{path}: video {video_id}: a segment or score is not finite, expected numbers")
-    bad = (scores < 0) | (scores > 1)
-    if bad.any():
-        video_id, score = list(results)[int(video[bad.argmax()])], scores[bad.argmax()]
-        raise DataError(
-            f"{path}: video {video_id}: score {score:g}, expected 0 … 1; {bad.sum()} lie outside, rescale them"
-        )
-    segments = np.stack([start, end], axis=1)
-    return Detections(tuple(results), video.astype(np.int64), segments, scores.copy(), labels.astype(np.int64))
+    return Detections(
+        tuple(results),
+        np.array([i for i, rows in enumerate(results.values()) for _ in rows], np.int64),
+        np.array([entry["segment"] for entry in entries], np.float64).reshape(-1, 2),
+        np.array([entry["score"] for entry in entries], np.float64),
+        np.array([_find_label(entry["label"], ids) for entry in entries], np.int64),
+    )
 
 
-def _parse_entry(entry: dict[str, Any], ids: dict[str, int]) -> tuple[float, float, float, int]:
-    """Parse start, end, score and label_id."""
-    start, end = entry["segment"]
-    label = entry["label"]
+def _find_label(label: int | str, ids: dict[str, int]) -> int:
     if isinstance(label, str):
-        label = ids[label] if label in ids else int(label) if label.isdecimal() else UNKNOWN_CLASS
-    return float(start), float(end), float(entry["score"]), int(label) if 0 <= label <= MAX_LABEL_ID else UNKNOWN_CLASS
+        label = ids.get(label, int(label) if label.isdecimal() else UNKNOWN_CLASS)
+    return label if 0 <= label <= MAX_LABEL_ID else UNKNOWN_CLASS
 
 
-def check_overlap(path: Path, detections: Detections, videos: list[Video], class_names: dict[int, str]) -> None:
-    """Raise DataError if no video or no label is annotated: these are results of other data."""
-    if len(detections.scores) == 0:
-        return
+def check_results(path: Path, detections: Detections, videos: list[Video], class_names: dict[int, str]) -> list[str]:
+    """List what cannot be scored, one line each: videos that are not in the split, and unknown labels.
+
+    Raises:
+        DataError: if no video or no label is annotated: these are results of other data.
+    """
     known = {video.video_id for video in videos}
-    if known.isdisjoint(detections.video_ids):
-        found_text, known_text = format_list(sorted(detections.video_ids)), format_list(sorted(known))
+    unknown = sorted(set(detections.video_ids) - known)
+    if len(detections.scores) and known.isdisjoint(detections.video_ids):
         raise DataError(
-            f"{path}: none of its {len(detections.video_ids)} videos is in the split ({found_text}; the split has "
-            f"{known_text}); choose its own annotations and split"
+            f"{path}: none of its {len(unknown)} videos is in the split ({format_list(unknown)}; the split has "
+            f"{format_list(sorted(known))}); choose its own annotations and split"
         )
     labels = {label for video in videos for label in video.labels.tolist()}
-    if labels and labels.isdisjoint(detections.labels.tolist()):
+    if len(detections.scores) and labels and labels.isdisjoint(detections.labels.tolist()):
         names = format_list(sorted(class_names.get(label, str(label)) for label in labels))
         raise DataError(f"{path}: no detection has a label of the split's annotations; they are {names}")
-
-
-def list_mismatches(detections: Detections, videos: list[Video]) -> list[str]:
-    """List what cannot be scored, one line each: videos that are not in the split, and unknown labels."""
-    unknown = sorted(set(detections.video_ids) - {video.video_id for video in videos})
-    rows = int(np.isin(np.array(detections.video_ids, object)[detections.video], unknown).sum()) if unknown else 0
-    labels = int((detections.labels == UNKNOWN_CLASS).sum())
     notes = []
     if unknown:
+        rows = int((find_video_indices(detections, videos) < 0).sum())
         notes.append(
             f"{len(unknown)} videos are not in the split ({format_list(unknown)}): their {rows} detections find "
             "nothing and count as false positives in mAP, as in the official code"
         )
-    if labels:
-        notes.append(f"{labels} detections have a label the annotations lack; they earn nothing")
+    if UNKNOWN_CLASS in detections.labels:
+        count = int((detections.labels == UNKNOWN_CLASS).sum())
+        notes.append(f"{count} detections have a label the annotations lack; they earn nothing")
     return notes

@@ -5,8 +5,8 @@ import pytest
 
 from libs.core.types import Detections, Video
 from libs.evaluation.bootstrap import compute_interval, compute_p_value, resample_weights
-from libs.evaluation.metrics.average_precision import GroundTruth, match_detections
-from libs.evaluation.metrics.recall import RecallAtKx
+from libs.evaluation.metrics.average_precision import Matches
+from libs.evaluation.metrics.recall import find_lowest_k, resample_recall
 from libs.evaluation.metrics.resampling import mean_over_classes, resample_ap
 
 NOMINAL, TOLERANCE = 0.95, 0.02
@@ -63,10 +63,9 @@ def test_interval_of_recall_and_map_covers_them():
     for seed in range(500):
         videos, found = simulate(np.random.default_rng(seed))
         weights = resample_weights(VIDEOS, 250, seed)
-        recalls.append(
-            RecallAtKx.compute(1, found, found.video, GroundTruth.from_videos(videos), tious).resample(weights)[:, 0]
-        )
-        maps.append(average_map(match_detections(found, videos, tious), weights))
+        matches = Matches(found, videos, tious)
+        recalls.append(resample_recall(matches.truth.video, find_lowest_k(matches) == 1, weights)[:, 0])
+        maps.append(average_map(matches, weights))
     rates = {}
     for name, numbers in (("recall", np.array(recalls)), ("mAP", np.array(maps))):
         values, samples = numbers[:, 0], numbers[:, 1:]
@@ -89,9 +88,7 @@ def test_p_value_of_equal_systems_is_uniform():
         other = np.sort(a.segments + rng.normal(0, 1, a.segments.shape), axis=1)
         weights = resample_weights(VIDEOS, 200, seed)
         maps = [
-            average_map(
-                match_detections(Detections(a.video_ids, a.video, s, a.scores, a.labels), videos, (0.5,)), weights
-            )
+            average_map(Matches(Detections(a.video_ids, a.video, s, a.scores, a.labels), videos, (0.5,)), weights)
             for s in (noise, other)
         ]
         difference = maps[0] - maps[1]

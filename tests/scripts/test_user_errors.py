@@ -187,13 +187,13 @@ def test_eval_checkpoint_of_another_network_names_the_difference(tiny, trained, 
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        ("{", "not valid JSON"),
-        ("[]", 'expected a JSON object with "results"'),
-        ('{"results": {"v": [{"score": 1, "label": "a"}]}}', "video v: expected a list of {label, score, segment}"),
-        ('{"results": {"v": [{"score": "x", "label": "a", "segment": [0, 1]}]}}', "video v"),
+        ("{", "Invalid JSON"),
+        ("[]", 'expected {"results": {video_id: [{"label", "score": 0 … 1, "segment": [start, end]}]}}'),
+        ('{"results": {"v": [{"score": 1, "label": "a"}]}}', "v: 0: segment: Field required"),
+        ('{"results": {"v": [{"score": "x", "label": "a", "segment": [0, 1]}]}}', "v: 0: score: Input should be a valid number"),
         (
             '{"results": {"v": [{"score": NaN, "label": "a", "segment": [0, 1]}]}}',
-            "video v: a segment or score is not finite",
+            "v: 0: score: Input should be",
         ),
         (None, "No such file"),
     ],

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from libs.core.types import Detections
-from libs.evaluation.baselines import generate_random_detections
 from libs.evaluation.bootstrap import Estimate, MetricResult
 from libs.evaluation.metrics import compute, selection
 from libs.evaluation.metrics.average_precision import GroundTruth
 from libs.evaluation.results import write_results
 from tests.evaluation.cases import random_case, video
 from tests.tools.pages import NASTY
+from tools.demo_report import generate_random_detections
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def fake_sed(monkeypatch):
 def perturb_annotations(videos, seed):
     """Detections near the annotations, and random ones."""
     rng = np.random.default_rng(seed)
-    truth, guesses = GroundTruth.from_videos(videos), generate_random_detections(videos, 3, 10, seed)
+    truth, guesses = GroundTruth(videos), generate_random_detections(videos, 3, 10, seed)
     near = np.sort(truth.segments + rng.normal(0, 1.5, truth.segments.shape), axis=1)
     return Detections(
         guesses.video_ids,

@@ -108,9 +108,9 @@ def set_score(value):
             "none of its 6 videos is in the split (other_v<0>, other_v<1>, other_v<2> and 3 more; the split has v<0>",
         ),
         (relabel_all, "no detection has a label of the split's annotations; they are"),
-        (set_score(1.5), "video v<0>: score 1.5, expected 0 … 1; 1 lie outside, rescale them"),
-        (set_score(-0.1), "video v<0>: score -0.1, expected 0 … 1"),
-        (set_score(float("nan")), "video v<0>: a segment or score is not finite"),
+        (set_score(1.5), "v<0>: 0: score: Input should be less than or equal to 1, found 1.5 and 0 more faults"),
+        (set_score(-0.1), "v<0>: 0: score: Input should be greater than or equal to 0, found -0.1"),
+        (set_score(float("nan")), "v<0>: 0: score: Input should be"),
     ],
 )
 @pytest.mark.parametrize("metrics", [[], ["--metrics", "all"]])
@@ -134,7 +134,7 @@ def test_score_counts_detections_of_unknown_videos_as_errors(scored_files, run_s
     known = load_annotations(annotations)
     found, videos = read_results(results, known.class_names), [v.remove_repeats() for v in known.videos]
     average = score_detections(found, videos, parse_tious("0.5:0.95:0.05")).average
-    counts = Diagnosis.compute(found, videos, 0.5).counts()
+    counts = Diagnosis(found, videos, 0.5).counts()
 
     def add(tree):
         tree["zz <1>"] = tree["zz <2>"] = [{"label": "two", "segment": [0, 10], "score": 1.0}] * 3

@@ -3,7 +3,9 @@
 Shapes: N predictions, G ground-truth segments, H hits, K tIoU thresholds, C classes that occur in the ground truth.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -41,63 +43,77 @@ class DetectionScores:
         return DetectionScores(self.tious, self.labels[rows], self.ap[rows])
 
 
-@dataclass(frozen=True)
 class GroundTruth:
-    """All annotations of some videos as one table.
+    """All annotations of some videos as one table. Annotations of one video and class form a group.
 
     Attributes:
+        durations: (V,) seconds.
         video: (G,) index of the video.
         segments: (G, 2) seconds.
         labels: (G,) label_ids.
+        classes, positives: (C,) the different label_ids, and the number of annotations of each.
+        column: (G,) index in `classes`.
+        groups, group: sorted keys video·C + column, and the index (G,) in them.
     """
 
-    video: np.ndarray
-    segments: np.ndarray
-    labels: np.ndarray
-
-    @classmethod
-    def from_videos(cls, videos: list[Video]) -> "GroundTruth":
-        return cls(
-            np.repeat(np.arange(len(videos)), [len(v.labels) for v in videos]),
-            np.concatenate([np.empty((0, 2)), *(v.segments for v in videos)]),
-            np.concatenate([np.empty(0, np.int64), *(v.labels for v in videos)]),
-        )
+    def __init__(self, videos: list[Video]):
+        self.durations = np.array([video.duration for video in videos])
+        self.video = np.repeat(np.arange(len(videos)), [len(video.labels) for video in videos])
+        self.segments = np.concatenate([np.empty((0, 2)), *(video.segments for video in videos)])
+        self.labels = np.concatenate([np.empty(0, np.int64), *(video.labels for video in videos)])
+        self.classes, self.column = np.unique(self.labels, return_inverse=True)
+        self.positives = np.bincount(self.column, minlength=len(self.classes))
+        self.groups, self.group = np.unique(self.video * len(self.classes) + self.column, return_inverse=True)
 
 
-@dataclass(frozen=True)
 class Matches:
-    """Which detections hit which annotations: all that AP depends on.
+    """Which detections hit which annotations at each threshold: all that AP depends on.
 
+    In falling score (equal scores in reverse order, as in the official code), each detection takes the free annotation
+    of its video and class with the highest tIoU, if that reaches the threshold. Repeated annotations are kept.
     Cell class·K + threshold is a class at a threshold.
 
     Attributes:
-        labels, gt_class: (C,) label_ids, and (G,) the index in them.
-        rows: (N,) detections of these classes, by class and falling score.
-        column, video: (N,) class and video index of `rows`; video -1 if not annotated.
+        video, group: (N,) index of each detection's video and group in the ground truth, -1 if it is not there.
+        rows, column: detections of annotated classes, by class and falling score, and the class index of each.
+        class_starts: (C + 1,) start of each class in `rows`.
         hit, taken: (H,) positions in `rows` and the annotations they hit, by cell and falling score.
         cell_starts: (C·K + 1,) start of each cell in `hit`.
     """
 
-    tious: tuple[float, ...]
-    truth: GroundTruth
-    labels: np.ndarray
-    gt_class: np.ndarray
-    rows: np.ndarray
-    column: np.ndarray
-    video: np.ndarray
-    hit: np.ndarray
-    taken: np.ndarray
-    cell_starts: np.ndarray
+    def __init__(self, detections: Detections, videos: list[Video], tious: tuple[float, ...]):
+        self.detections, self.tious, self.truth = detections, tious, GroundTruth(videos)
+        classes = self.truth.classes
+        column = lookup_indices(classes, detections.labels)
+        rows = np.flatnonzero(column >= 0)[::-1]
+        rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
+        # numpy sorts 16-bit integers by counting, several times faster.
+        short = column[rows].astype(np.uint16 if len(classes) <= 2**16 else np.int64)
+        self.rows = rows[np.argsort(short, kind="stable")]
+        self.column = column[self.rows]
+        self.class_starts = np.searchsorted(self.column, np.arange(len(classes) + 1))
 
-    @property
-    def class_starts(self) -> np.ndarray:
-        """(C + 1,) where each class begins in `rows`."""
-        return np.searchsorted(self.column, np.arange(len(self.labels) + 1))
+        self.video = find_video_indices(detections, videos)
+        known = (self.video >= 0) & (column >= 0)
+        self.group = lookup_indices(self.truth.groups, np.where(known, self.video * len(classes) + column, -1))
+        candidates = np.flatnonzero(self.group[self.rows] >= 0)  # all others can hit nothing
+        rows = self.rows[candidates]
+        hit, k, taken = _match_groups(self.group[rows], detections.segments[rows], self.truth, np.asarray(tious))
+        hit = candidates[hit]
+        cell = self.column[hit] * len(tious) + k
+        order = np.lexsort((hit, cell))
+        self.hit, self.taken = hit[order], taken[order]
+        self.cell_starts = np.searchsorted(cell[order], np.arange(len(classes) * len(tious) + 1))
 
-    @property
-    def positives(self) -> np.ndarray:
-        """(C,) annotations of each class."""
-        return np.bincount(self.gt_class, minlength=len(self.labels))
+    def interpolated_precision(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield class, threshold and the precision at its hits, interpolated: the highest at this or any later one.
+
+        The last hit comes first. Other predictions need no look, since precision is highest and recall rises at hits.
+        """
+        for cell, (first, last) in enumerate(pairwise(self.cell_starts)):
+            c, k = divmod(cell, len(self.tious))
+            precision = np.arange(1, last - first + 1) / (self.hit[first:last] - self.class_starts[c] + 1)
+            yield c, k, np.maximum.accumulate(precision[::-1])
 
 
 def score_detections(
@@ -105,82 +121,35 @@ def score_detections(
 ) -> DetectionScores:
     """Compute the mAP of detections against annotated videos.
 
-    Predictions of videos and classes that the ground truth lacks match nothing.
+    AP is the area under the monotone precision-recall curve. Predictions of videos and classes that the ground truth
+    lacks match nothing.
 
     Args:
         keep_repeats: keep annotations that repeat an earlier one.
     """
-    matches = match_detections(detections, videos if keep_repeats else remove_repeats(videos), tious)
-    class_starts, positives = matches.class_starts, matches.positives
-    ap = np.zeros((len(matches.labels), len(tious)))
-    for cell, (first, last) in enumerate(zip(matches.cell_starts[:-1], matches.cell_starts[1:], strict=True)):
-        label, k = divmod(cell, len(tious))
-        ap[label, k] = compute_interpolated_ap(matches.hit[first:last] - class_starts[label], positives[label])
-    return DetectionScores(matches.tious, matches.labels, ap)
+    matches = Matches(detections, videos if keep_repeats else remove_repeats(videos), tious)
+    truth = matches.truth
+    ap = np.zeros((len(truth.classes), len(tious)))
+    for c, k, precision in matches.interpolated_precision():
+        ap[c, k] = precision.sum() / truth.positives[c]
+    return DetectionScores(tious, truth.classes, ap)
 
 
 def remove_repeats(videos: list[Video]) -> list[Video]:
     return [video.remove_repeats() for video in videos]
 
 
-def compute_interpolated_ap(positions: np.ndarray, positives: int) -> float:
-    """Compute the area under the monotone precision-recall curve.
-
-    Args:
-        positions: (H,) positions of the hits among the predictions in falling score.
-        positives: number of annotations.
-    """
-    # Recall rises at hits only, and the precision is highest there, so other predictions need no look.
-    precision = np.arange(1, len(positions) + 1) / (positions + 1)
-    return np.maximum.accumulate(precision[::-1]).sum() / positives
-
-
-def match_detections(detections: Detections, videos: list[Video], tious: tuple[float, ...]) -> Matches:
-    """Match detections with annotations at each threshold.
-
-    In falling score (equal scores in reverse order, as in the official code), each detection takes the free annotation
-    of its video and class with the highest tIoU, if that reaches the threshold. Repeated annotations are kept.
-    """
-    truth = GroundTruth.from_videos(videos)
-    labels, gt_class = np.unique(truth.labels, return_inverse=True)
-
-    column = lookup_indices(labels, detections.labels)
-    rows = np.flatnonzero(column >= 0)[::-1]
-    rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
-    # numpy sorts 16-bit integers by counting, several times faster.
-    short = column[rows].astype(np.uint16 if len(labels) <= 2**16 else np.int64)
-    rows = rows[np.argsort(short, kind="stable")]
-    column = column[rows]
-
-    # Detections and annotations of one video and class form a group; groups are independent.
-    groups, gt_group = np.unique(truth.video * len(labels) + gt_class, return_inverse=True)
-    video = find_video_indices(detections, videos)[rows]
-    group = lookup_indices(groups, np.where(video < 0, -1, video * len(labels) + column))
-    candidates = np.flatnonzero(group >= 0)  # all others can hit nothing
-    segments = detections.segments[rows[candidates]]
-    hit, k, taken = _match_groups(group[candidates], segments, gt_group, truth.segments, np.asarray(tious))
-    hit = candidates[hit]
-
-    cell = column[hit] * len(tious) + k
-    order = np.lexsort((hit, cell))
-    starts = np.searchsorted(cell[order], np.arange(len(labels) * len(tious) + 1))
-    return Matches(tuple(tious), truth, labels, gt_class, rows, column, video, hit[order], taken[order], starts)
-
-
 def find_video_indices(detections: Detections, videos: list[Video]) -> np.ndarray:
     """Find the index in `videos` of each detection's video: (N,), -1 if it is not there."""
-    index = {video.video_id: i for i, video in enumerate(videos)}
-    return np.array([index.get(v, -1) for v in detections.video_ids], np.int64)[detections.video]
+    return lookup_indices([video.video_id for video in videos], list(detections.video_ids))[detections.video]
 
 
-def lookup_indices(known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Find the index of each of `values` (N,) in the unique integers `known` (M,): (N,), -1 if it is not there."""
+def lookup_indices(known: np.ndarray | list[str], values: np.ndarray | list[str]) -> np.ndarray:
+    """Find the index of each of `values` (N,) in the unique `known` (M,): (N,), -1 if it is not there."""
     return pd.Index(known).get_indexer(values)
 
 
-def _match_groups(
-    group: np.ndarray, segments: np.ndarray, gt_group: np.ndarray, gt_segments: np.ndarray, tious: np.ndarray
-) -> np.ndarray:
+def _match_groups(group: np.ndarray, segments: np.ndarray, truth: GroundTruth, tious: np.ndarray) -> np.ndarray:
     """Match predictions (N,), the best first, with the ground truth of their group.
 
     Round r handles the r-th prediction of every group at once.
@@ -195,18 +164,18 @@ def _match_groups(
 
     # Ground truth of each group, padded to the same width; the last one first, since the official code takes the last
     # of equals. Padding gets an overlap of -1, because 0/0 (infinity) would count as a match.
-    gt_order = np.argsort(gt_group, kind="stable")
-    gt_count = np.bincount(gt_group)
+    gt_order = np.argsort(truth.group, kind="stable")
+    gt_count = np.bincount(truth.group)
     last_gt = np.cumsum(gt_count) - 1
     width = np.arange(gt_count.max())
     gt_table = np.where(width < gt_count[:, None], last_gt[:, None] - width, -1)
-    gt_padded = gt_segments[gt_order][gt_table]  # (groups, width, 2)
+    gt_padded = truth.segments[gt_order][gt_table]  # (groups, width, 2)
     free = np.repeat((gt_table >= 0)[:, :, None], len(tious), axis=2)  # (groups, width, K)
 
     rank = np.arange(len(rows)) - np.searchsorted(own_group, own_group)  # of a prediction in its group
     by_rank = np.argsort(rank, kind="stable")
     starts = np.searchsorted(rank[by_rank], np.arange(rank.max() + 2))
-    for first, last in zip(starts[:-1], starts[1:], strict=True):
+    for first, last in pairwise(starts):
         now = by_rank[first:last]
         own = own_group[now]
         iou = segment_iou(segments[rows[now], None], gt_padded[own])  # (n, width)

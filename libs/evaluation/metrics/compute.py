@@ -5,7 +5,7 @@ A new metric is a function and a line in METRICS. All numbers are fractions.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,9 +13,15 @@ import numpy as np
 
 from libs.core.types import Detections, Video
 from libs.evaluation.bootstrap import Estimate, MetricResult, resample_weights
-from libs.evaluation.metrics.average_precision import Matches, find_video_indices, match_detections
-from libs.evaluation.metrics.diagnosis import ERRORS, KINDS, SLICES, AnnotationGroup, Diagnosis
-from libs.evaluation.metrics.recall import MAX_PROPOSALS, ProposalRecall, RecallAtKx, compute_auc
+from libs.evaluation.metrics.average_precision import Matches
+from libs.evaluation.metrics.diagnosis import ERRORS, KINDS, SLICES, Diagnosis
+from libs.evaluation.metrics.recall import (
+    MAX_PROPOSALS,
+    find_lowest_k,
+    resample_average_recall,
+    resample_recall,
+    sum_by_group,
+)
 from libs.evaluation.metrics.resampling import mean_over_classes, resample_ap
 from libs.evaluation.results import UNKNOWN_CLASS
 from libs.evaluation.sound_events.scores import compute_sed_metrics
@@ -27,15 +33,6 @@ SCORE_BINS = np.linspace(0, 1, 51)
 
 
 @dataclass(frozen=True)
-class MetricSettings:
-    """Number and seed of the bootstrap's resamples, and the tIoU at which detections are diagnosed."""
-
-    resamples: int = 1000
-    seed: int = 0
-    diagnosis_tiou: float = 0.5
-
-
-@dataclass(frozen=True)
 class EvaluationInput:
     """Detections and annotations, with intermediate results that several metrics share, each computed once.
 
@@ -44,23 +41,27 @@ class EvaluationInput:
     Attributes:
         tious: (K,) thresholds.
         seen: label_ids that were trained, None for all.
+        resamples, seed: of the bootstrap.
+        diagnosis_tiou: the tIoU at which detections are diagnosed.
     """
 
     detections: Detections
     videos: list[Video]
     class_names: dict[int, str]
     tious: tuple[float, ...]
-    settings: MetricSettings = field(default_factory=MetricSettings)
     seen: list[int] | None = None
+    resamples: int = 1000
+    seed: int = 0
+    diagnosis_tiou: float = 0.5
 
     @cached_property
     def weights(self) -> np.ndarray:
         """(1 + R, V + 1) weights of all videos, then of the resamples."""
-        return resample_weights(len(self.videos), self.settings.resamples, self.settings.seed)
+        return resample_weights(len(self.videos), self.resamples, self.seed)
 
     @cached_property
     def matches(self) -> Matches:
-        return match_detections(self.detections, self.videos, self.tious)
+        return Matches(self.detections, self.videos, self.tious)
 
     @cached_property
     def ap(self) -> np.ndarray:
@@ -69,12 +70,7 @@ class EvaluationInput:
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
-        return Diagnosis.compute(self.detections, self.videos, self.settings.diagnosis_tiou)
-
-    @cached_property
-    def video(self) -> np.ndarray:
-        """(N,) index of each detection's video, -1 if it is not annotated."""
-        return find_video_indices(self.detections, self.videos)
+        return Diagnosis(self.detections, self.videos, self.diagnosis_tiou)
 
     def class_name(self, label: int) -> str:
         return "unknown label" if label == UNKNOWN_CLASS else self.class_names.get(int(label), str(label))
@@ -95,7 +91,7 @@ def compute_map(data: EvaluationInput) -> MetricResult:
     means = mean_over_classes(data.ap)  # (1 + R, K)
     numbers = {"average_mAP": means.mean(axis=1)}
     if data.seen is not None:
-        seen = np.isin(data.matches.labels, data.seen)
+        seen = np.isin(data.matches.truth.classes, data.seen)
         for name, columns in (("seen", seen), ("unseen", ~seen)):
             numbers[f"average_mAP_{name}"] = mean_over_classes(data.ap[:, columns]).mean(axis=1)
     numbers |= {metric_name("mAP", tiou): means[:, k] for k, tiou in enumerate(data.tious)}
@@ -108,37 +104,39 @@ def compute_map(data: EvaluationInput) -> MetricResult:
 def compute_precision_curves(matches: Matches) -> np.ndarray:
     """Compute the interpolated precision at recalls 0, .01, … 1, averaged over classes: (K, 101)."""
     total = np.zeros((len(matches.tious), len(RECALL_GRID)))
-    class_starts, positives = matches.class_starts, matches.positives
-    for cell, (first, last) in enumerate(zip(matches.cell_starts[:-1], matches.cell_starts[1:], strict=True)):
-        label, k = divmod(cell, len(matches.tious))
-        found = np.arange(1, last - first + 1)
-        precision = found / (matches.hit[first:last] + 1 - class_starts[label])
-        best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-        total[k] += best[np.searchsorted(found / positives[label], RECALL_GRID - 1e-9)]
-    return total / max(len(matches.labels), 1)
+    for c, k, precision in matches.interpolated_precision():
+        recall = np.arange(1, len(precision) + 1) / matches.truth.positives[c]
+        total[k] += np.append(precision[::-1], 0.0)[np.searchsorted(recall, RECALL_GRID - 1e-9)]
+    return total / max(len(matches.truth.classes), 1)
 
 
 def compute_recall(data: EvaluationInput) -> MetricResult:
     """Compute Recall@1x and @5x at each tIoU."""
-    numbers, means = {}, {}
+    truth, numbers, means = data.matches.truth, {}, {}
+    lowest_k = find_lowest_k(data.matches)
     for k in RECALL_KS:
-        recall = RecallAtKx.compute(k, data.detections, data.video, data.matches.truth, data.tious)
-        rows = recall.resample(data.weights)
+        recalled = lowest_k <= k
+        rows = np.nan_to_num(resample_recall(truth.video, recalled, data.weights))
+        by_class = sum_by_group(truth.column, recalled, len(truth.classes)) / truth.positives[:, None]
         names = [metric_name(f"Recall@{k}x", tiou) for tiou in data.tious]
         numbers[f"Recall@{k}x"] = rows.mean(axis=1)
         numbers |= dict(zip(names, rows.T, strict=True))
-        means |= dict(zip(names, recall.mean_over_classes().tolist(), strict=True))
+        means |= dict(zip(names, mean_over_classes(by_class[None])[0].tolist(), strict=True))
     return MetricResult.from_samples(numbers, {"mean_of_classes": means})
 
 
 def compute_proposals(data: EvaluationInput) -> MetricResult:
     """Compute AR@AN, averaged over the tIoUs, and the area under its curve."""
-    proposals = ProposalRecall.compute(data.detections, data.video, data.matches.truth, data.tious, len(data.videos))
-    rows = proposals.resample(data.weights)  # (1 + R, 100)
+    rows = resample_average_recall(data.matches, data.weights)
     numbers = {"AUC": compute_auc(rows)} | {f"AR@{j}": rows[:, j - 1] for j in REPORTED_PROPOSALS}
     low, high = (_round_curve(column) for column in np.array([Estimate.from_samples(x)[1:] for x in rows.T]).T)
     curve = {"proposals": list(range(1, MAX_PROPOSALS + 1)), "recall": _round_curve(rows[0]), "low": low, "high": high}
     return MetricResult.from_samples(numbers, {"curve": curve})
+
+
+def compute_auc(recall: np.ndarray) -> np.ndarray:
+    """Compute the area under AR (R, 100) at 1 … 100 proposals, by trapezoids, divided by 100."""
+    return ((recall[:, 1:] + recall[:, :-1]) / 2).sum(axis=1) / MAX_PROPOSALS
 
 
 def compute_diagnosis(data: EvaluationInput) -> MetricResult:
@@ -159,7 +157,7 @@ def compute_diagnosis(data: EvaluationInput) -> MetricResult:
         "mAP_N": diagnosis.compute_normalized_map(everything),
         "profile": {"slices": list(range(1, SLICES + 1)), "kinds": list(KINDS), "counts": diagnosis.profile().tolist()},
         "characteristics": {
-            name: [_describe_group(diagnosis, weights, group) for group in groups]
+            name: [_describe_group(diagnosis, weights, *group) for group in groups]
             for name, groups in diagnosis.group_annotations().items()
         },
         "scores": {
@@ -171,43 +169,45 @@ def compute_diagnosis(data: EvaluationInput) -> MetricResult:
     return MetricResult.from_samples(numbers, details)
 
 
-def _describe_group(diagnosis: Diagnosis, weights: np.ndarray, group: AnnotationGroup) -> dict[str, Any]:
-    instances = int(group.chosen.sum())
+def _describe_group(
+    diagnosis: Diagnosis, weights: np.ndarray, size: str, range_text: str, chosen: np.ndarray
+) -> dict[str, Any]:
     return {
-        "size": group.size,
-        "range": group.range,
-        "instances": instances,
-        "missed": instances - int(diagnosis.found[group.chosen].sum()),
-        "recall": Estimate.from_samples(diagnosis.resample_recall(weights, group.chosen))._asdict(),
-        "mAP_N": diagnosis.compute_normalized_map(group.chosen),
+        "size": size,
+        "range": range_text,
+        "instances": int(chosen.sum()),
+        "missed": int((chosen & ~diagnosis.found).sum()),
+        "recall": Estimate.from_samples(diagnosis.resample_recall(weights, chosen))._asdict(),
+        "mAP_N": diagnosis.compute_normalized_map(chosen),
     }
 
 
 def compute_classes(data: EvaluationInput) -> MetricResult:
     """Compute each class's AP, averaged over tIoUs, and the confusions between classes."""
     ap = data.ap.mean(axis=2)  # (1 + R, C)
-    detections = np.bincount(data.matches.column, minlength=len(data.matches.labels))
+    truth = data.matches.truth
+    detections = np.diff(data.matches.class_starts)
     per_class = [
         {
             "label": data.class_name(label),
-            "instances": int(data.matches.positives[c]),
+            "instances": int(truth.positives[c]),
             "detections": int(detections[c]),
             "AP": Estimate.from_samples(ap[:, c])._asdict(),
         }
-        for c, label in enumerate(data.matches.labels)
+        for c, label in enumerate(truth.classes)
     ]
     confused = [
         {"detected": data.class_name(a), "annotated": data.class_name(b), "detections": n}
         for a, b, n in data.diagnosis.confusions()
     ]
-    confusion = {"tiou": data.settings.diagnosis_tiou, "couples": confused}
+    confusion = {"tiou": data.diagnosis_tiou, "couples": confused}
     return MetricResult({}, {"per_class": per_class, "confusion": confusion}, {})
 
 
 def compute_sed(data: EvaluationInput) -> MetricResult:
     """Compute the metrics of sound event detection: event, segment and intersection F1, PSDS."""
-    resamples, seed = data.settings.resamples, data.settings.seed
-    return compute_sed_metrics(data.detections, data.videos, data.class_names, resamples=resamples, seed=seed)
+    inputs = (data.detections, data.videos, data.class_names)
+    return compute_sed_metrics(*inputs, resamples=data.resamples, seed=data.seed)
 
 
 METRICS: dict[str, Callable[[EvaluationInput], MetricResult]] = {

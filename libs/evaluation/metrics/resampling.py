@@ -23,17 +23,14 @@ def mean_over_classes(values: np.ndarray) -> np.ndarray:
 
 def resample_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
     """Compute AP (R, C, K) in each resample (R, V + 1); NaN for classes without annotations in it."""
-    shape = (len(matches.labels), len(matches.tious))
-    cells = shape[0] * shape[1]
-    cumsum = SegmentedCumsum(np.repeat(np.arange(cells), np.diff(matches.cell_starts)), cells)
-    column, video = matches.column[matches.hit], matches.video[matches.hit]
-    first = matches.class_starts[column]
+    shape = (len(matches.truth.classes), len(matches.tious))
+    cells = SegmentedCumsum(np.repeat(np.arange(np.prod(shape)), np.diff(matches.cell_starts)), int(np.prod(shape)))
+    video, first = matches.video[matches.rows], matches.class_starts[matches.column[matches.hit]]
 
     def compute(rows: np.ndarray) -> np.ndarray:
-        before = cumulate_weights(rows, matches.video)
-        predictions = before[:, matches.hit + 1] - before[:, first]
-        weight = rows[:, video]
-        area = cumsum.compute_area(weight, cumsum.accumulate(weight), predictions)
+        before = cumulate_weights(rows, video)
+        weight = rows[:, video[matches.hit]]
+        area = cells.compute_area(weight, cells.accumulate(weight), before[:, matches.hit + 1] - before[:, first])
         return safe_divide(area.reshape(len(rows), *shape), count_positives(matches, rows)[:, :, None], np.nan)
 
     return map_chunks(compute, weights, 4 * max(len(matches.rows), 2 * len(matches.hit)))
@@ -49,7 +46,7 @@ def cumulate_weights(weights: np.ndarray, video: np.ndarray) -> np.ndarray:
 
 def count_positives(matches: Matches, weights: np.ndarray) -> np.ndarray:
     """Count the annotations of each class in each resample: (R, C)."""
-    return count_by_group(weights, matches.truth.video, matches.gt_class, len(matches.labels))
+    return count_by_group(weights, matches.truth.video, matches.truth.column, len(matches.truth.classes))
 
 
 def count_by_group(weights: np.ndarray, video: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:

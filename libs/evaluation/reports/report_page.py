@@ -50,9 +50,9 @@ class Part:
     ) -> "Part":
         """Build the report of a task or a results file from its metrics."""
         facts = (
-            f"{len(data.detections.scores)} detections, {len(data.videos)} videos, {len(data.matches.gt_class)} "
-            f"annotations of {len(data.matches.labels)} classes; {data.settings.resamples} resamples, seed "
-            f"{data.settings.seed}; detections are judged right or wrong at tIoU {data.settings.diagnosis_tiou:.2f}."
+            f"{len(data.detections.scores)} detections, {len(data.videos)} videos, {len(data.matches.truth.labels)} "
+            f"annotations of {len(data.matches.truth.classes)} classes; {data.resamples} resamples, seed "
+            f"{data.seed}; detections are judged right or wrong at tIoU {data.diagnosis_tiou:.2f}."
         )
         sections = [Section("Headline numbers", tuple(_build_headline(results, data.tious)))]
         for name, png in plot_all(data, results).items():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from libs.evaluation.metrics.compute import EvaluationInput
-from libs.evaluation.metrics.recall import RecallAtKx, rank_within_group
+from libs.evaluation.metrics.recall import find_lowest_k, rank_within_group
 
 VIDEOS_PER_RANK = 2
 MAX_LANES = 6  # classes shown of a video
@@ -37,10 +37,10 @@ def select_videos(data: EvaluationInput) -> list[Timeline]:
 
     Among equals, videos with more annotations come first. Twice as many detections as annotations are shown.
     """
-    truth, num_videos = data.diagnosis.matches.truth, len(data.videos)
-    top = RecallAtKx.compute(1, data.detections, data.video, truth, (data.settings.diagnosis_tiou,))
+    matches, num_videos = data.diagnosis.matches, len(data.videos)
+    truth = matches.truth
     positives = np.bincount(truth.video, minlength=num_videos)
-    found = np.bincount(truth.video, top.recalled[:, 0], num_videos)
+    found = np.bincount(truth.video, find_lowest_k(matches)[:, 0] == 1, num_videos)
     annotated = np.flatnonzero(positives)
     recall = found[annotated] / positives[annotated]
     best = annotated[np.lexsort((-positives[annotated], -recall))]
@@ -49,11 +49,11 @@ def select_videos(data: EvaluationInput) -> list[Timeline]:
     for rank, order in (("best", best), ("middle", best[len(best) // 2 :]), ("worst", worst)):
         unused = [v for v in order.tolist() if v not in chosen]
         chosen |= dict.fromkeys(unused[:VIDEOS_PER_RANK], rank)
-    places = rank_within_group(data.video, data.detections.scores)
+    places = rank_within_group(matches.video, data.detections.scores)
     timelines = []
     for v, rank in chosen.items():
         video, detections = data.videos[v], data.detections
-        rows = np.flatnonzero((data.video == v) & (places < max(MIN_DETECTIONS, 2 * positives[v])))
+        rows = np.flatnonzero((matches.video == v) & (places < max(MIN_DETECTIONS, 2 * positives[v])))
         rows = rows[np.argsort(places[rows])]
         columns = (detections.segments[rows], detections.scores[rows], detections.labels[rows])
         head = (rank, video.video_id, video.duration, int(found[v]))

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from libs.core.errors import DataError, UserError
+from libs.core.errors import DataError
 from libs.core.types import Video
+from libs.evaluation.metrics.average_precision import GroundTruth
 from libs.evaluation.sound_events.tables import OVERHANG_S
 
 # Compare times without tolerance, as sed_eval and psds_eval do, which made the published figures. With the library's 6
@@ -65,13 +66,10 @@ class ClassCounts(NamedTuple):
 
 
 def load_library() -> Any:
-    """Import sed_scores_eval without the warnings of dcase_util, which it loads."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import sed_scores_eval
-    except ImportError as error:
-        raise UserError(f"metrics of sound events need sed_scores_eval ({error}): pip install -e .[metrics]") from None
+    """Import sed_scores_eval, an extra, without the warnings of dcase_util, which it loads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import sed_scores_eval
     return sed_scores_eval
 
 
@@ -84,15 +82,12 @@ def build_reference(videos: list[Video]) -> ReferenceEvents:
     Raises:
         DataError: if no event is left.
     """
-    durations = np.array([video.duration for video in videos])
-    table = pd.DataFrame(
-        {
-            "video": np.repeat(np.arange(len(videos)), [len(video.labels) for video in videos]),
-            "label": np.concatenate([video.labels for video in videos]),
-            "start": np.concatenate([video.segments[:, 0].clip(min=0) for video in videos]),
-            "end": np.concatenate([video.segments[:, 1].clip(max=video.duration + OVERHANG_S) for video in videos]),
-        }
+    truth = GroundTruth(videos)
+    start, end = (
+        truth.segments[:, 0].clip(min=0),
+        truth.segments[:, 1].clip(max=truth.durations[truth.video] + OVERHANG_S),
     )
+    table = pd.DataFrame({"video": truth.video, "label": truth.labels, "start": start, "end": end})
     events = table.query("start < end").sort_values(["video", "label", "start", "end"], kind="stable")
     if events.empty:
         raise DataError(f"none of {len(videos)} videos has an event with a length: metrics of sound events need some")
@@ -112,7 +107,7 @@ def build_reference(videos: list[Video]) -> ReferenceEvents:
         "events_without_length_in_their_video": len(table) - len(events),
         "events_joined_to_another": len(events) - len(merged),
     }
-    return ReferenceEvents(labels, by_video, count, seconds, durations, left_out)
+    return ReferenceEvents(labels, by_video, count, seconds, truth.durations, left_out)
 
 
 def name_classes(labels: np.ndarray) -> list[str]:

@@ -15,14 +15,8 @@ import pandas as pd
 
 from libs.core.errors import DataError
 from libs.core.types import Detections, Video
-from libs.evaluation.bootstrap import (
-    CONFIDENCE,
-    Estimate,
-    MetricResult,
-    compute_interval,
-    resample_weights,
-    safe_divide,
-)
+from libs.evaluation.bootstrap import CONFIDENCE, MetricResult, resample_weights, safe_divide
+from libs.evaluation.metrics.average_precision import find_video_indices
 from libs.evaluation.sound_events.counts import (
     COUNTED,
     ClassCounts,
@@ -72,9 +66,7 @@ def compute_sed_metrics(
 
     Raises:
         DataError: if the videos have no event, or if no detection is of an annotated video and class.
-        UserError: if the libraries are not installed.
     """
-    load_library()
     reference = build_reference(videos)
     ignored = _check_detections(detections, videos, reference.labels)
     frames = build_score_frames(compute_frame_scores(detections, videos, reference.labels), reference)
@@ -107,8 +99,7 @@ def compute_sed_metrics(
         "left_out": reference.left_out | ignored,
         "per_class": pd.DataFrame(by_class, index=names).astype(object).to_dict("index"),
     }
-    headline = {name: Estimate(float(row[0]), *compute_interval(row[0], row[1:])) for name, row in rows.items()}
-    return MetricResult(headline, details, {name: row[1:] for name, row in rows.items()})
+    return MetricResult.from_samples(rows, details, bounds=(-np.inf, np.inf))
 
 
 def _check_detections(detections: Detections, videos: list[Video], labels: np.ndarray) -> dict[str, Any]:
@@ -117,8 +108,7 @@ def _check_detections(detections: Detections, videos: list[Video], labels: np.nd
     Raises:
         DataError: if nothing can be scored.
     """
-    known = {video.video_id for video in videos}
-    video = np.array([v in known for v in detections.video_ids], bool)[detections.video]
+    video = find_video_indices(detections, videos) >= 0
     label = np.isin(detections.labels, labels)
     if len(label) and not (video & label).any():
         raise DataError(
@@ -128,7 +118,7 @@ def _check_detections(detections: Detections, videos: list[Video], labels: np.nd
     return {
         "detections_of_other_videos": int((~video).sum()),
         "detections_of_classes_without_events": int((video & ~label).sum()),
-        "videos_not_annotated": sorted(set(detections.video_ids) - known)[:MAX_NAMED_VIDEOS],
+        "videos_not_annotated": sorted(set(detections.video_ids) - {v.video_id for v in videos})[:MAX_NAMED_VIDEOS],
     }
 
 

@@ -15,10 +15,11 @@ import pandas as pd
 
 from libs.core.errors import DataError
 from libs.core.types import Detections, Video
+from libs.evaluation.metrics.average_precision import find_video_indices, lookup_indices
 
 OVERHANG_S = 1.0  # events may end this long after their video: a network's last window, a listener's last mark
 COLUMNS = ("filename", "onset", "offset", "event_label")
-SOUND_SUFFIXES = ("wav", "flac", "mp3", "ogg", "m4a")
+SOUND_SUFFIX = r"(?i)\.(wav|flac|mp3|ogg|m4a)$"
 TABLE_SUFFIXES = (".tsv", ".csv")
 
 
@@ -37,9 +38,7 @@ def compute_frame_scores(
     Returns:
         timestamps (F + 1,) in seconds and scores (F, C) of each video.
     """
-    column = pd.Index(labels).get_indexer(detections.labels)
-    index = {video.video_id: i for i, video in enumerate(videos)}
-    video = np.array([index.get(v, -1) for v in detections.video_ids], np.int64)[detections.video]
+    column, video = lookup_indices(labels, detections.labels), find_video_indices(detections, videos)
     latest = np.array([v.duration + OVERHANG_S for v in videos] + [0.0])[video]  # the last one is for video -1
     segments = np.minimum(detections.segments.clip(min=0), latest[:, None])
     rows = np.flatnonzero((column >= 0) & (video >= 0) & (segments[:, 1] > segments[:, 0]))
@@ -127,35 +126,30 @@ def _parse_table(where: str, data: bytes, class_names: dict[int, str]) -> pd.Dat
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise DataError(f"{where}: column {missing[0]} is missing, expected {', '.join(COLUMNS)} by tabs or commas")
+    table = table.reindex(columns=list(COLUMNS)).fillna("").replace(r"^\s+|\s+$", "", regex=True)
+    table = table.drop(index=table.index[(table == "").all(axis=1)])
     labels = {name: label for label, name in class_names.items()}
-    rows = []
-    for line, row in enumerate(table.reindex(columns=list(COLUMNS)).fillna("").itertuples(index=False), start=2):
-        name, onset, offset, label = (cell.strip() for cell in row)
-        if not (name or onset or offset or label):
-            continue
-        if not name:
-            raise DataError(f"{where}: line {line}: no filename")
-        if not (onset or offset or label):
-            rows.append((_strip_sound_suffix(name), np.nan, np.nan, np.nan))
-            continue
-        try:
-            start, end = float(onset), float(offset)
-        except ValueError:
-            start = end = np.nan
-        if not 0 <= start <= end < np.inf:
-            raise DataError(
-                f"{where}: line {line}: from {onset!r} to {offset!r}, expected 0 <= onset <= offset in seconds"
-            )
-        if label not in labels:
-            known = ", ".join(sorted(labels))[:200]
-            raise DataError(f"{where}: line {line}: class {label!r} is not among the annotations': {known}")
-        rows.append((_strip_sound_suffix(name), start, end, labels[label]))
-    return pd.DataFrame(rows, columns=["video", "onset", "offset", "label"])
+    found = (table.drop(columns="filename") != "").any(axis=1)
+    onset, offset = table.onset.map(_parse_seconds), table.offset.map(_parse_seconds)
+    faults = {
+        "a filename": table.filename == "",
+        "0 <= onset <= offset in seconds": found & ~((onset >= 0) & (onset <= offset) & (offset < np.inf)),
+        f"one of the classes {', '.join(sorted(labels))[:200]}": found & ~table.event_label.isin(labels),
+    }
+    for expected, faulty in faults.items():
+        if faulty.any():
+            row = int(faulty.argmax())
+            line = table.index[row] + 2
+            raise DataError(f"{where}: line {line}: {table.iloc[row].tolist()}, expected {expected}")
+    video = table.filename.str.replace(SOUND_SUFFIX, "", regex=True)
+    return pd.DataFrame({"video": video, "onset": onset, "offset": offset, "label": table.event_label.map(labels)})
 
 
-def _strip_sound_suffix(name: str) -> str:
-    stem, _, suffix = name.rpartition(".")
-    return stem if suffix.lower() in SOUND_SUFFIXES else name
+def _parse_seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
 
 
 def _check_nested(path: Path, upper: tuple[str, pd.DataFrame], lower: tuple[str, pd.DataFrame]) -> None:

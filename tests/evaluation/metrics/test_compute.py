@@ -6,7 +6,7 @@ import pytest
 from libs.evaluation.bootstrap import Estimate, MetricResult
 from libs.evaluation.metrics import compute
 from libs.evaluation.metrics.average_precision import score_detections
-from libs.evaluation.metrics.compute import EvaluationInput, MetricSettings, compute_metrics
+from libs.evaluation.metrics.compute import EvaluationInput, compute_metrics
 from libs.evaluation.metrics.selection import expand_metrics
 from tests.evaluation.cases import TIOUS, random_case
 
@@ -15,14 +15,14 @@ def test_compute_metrics_repeats_with_the_seed():
     videos, found = random_case(2)
     trees = []
     for seed in (0, 0, 1):
-        data = EvaluationInput(found, videos, {}, TIOUS, MetricSettings(resamples=20, seed=seed))
+        data = EvaluationInput(found, videos, {}, TIOUS, resamples=20, seed=seed)
         trees.append(compute.metrics_to_dict(compute_metrics(data, ("map", "diagnosis"))))
     assert trees[0] == trees[1] != trees[2]
 
 
 def test_compute_metrics_details_agree():
     videos, found = random_case(4)
-    data = EvaluationInput(found, videos, {}, TIOUS, MetricSettings(resamples=20))
+    data = EvaluationInput(found, videos, {}, TIOUS, resamples=20)
     results = compute_metrics(data, expand_metrics(("all",), sounds=False)[0])
     scores = score_detections(found, videos, TIOUS, keep_repeats=True)
     classes = results["classes"].details["per_class"]
@@ -65,7 +65,7 @@ def test_sed_metric_passes_settings_and_replaces_nan(monkeypatch):
 
     monkeypatch.setattr(compute, "compute_sed_metrics", compute_sed_metrics)
     videos, found = random_case(1)
-    data = EvaluationInput(found, videos, {0: "a"}, TIOUS, MetricSettings(resamples=7, seed=3))
+    data = EvaluationInput(found, videos, {0: "a"}, TIOUS, resamples=7, seed=3)
     tree = compute.metrics_to_dict(compute_metrics(data, ("sed",)))["sed"]
     assert calls == [(found, videos, {0: "a"}, 7, 3)]
     assert tree == {

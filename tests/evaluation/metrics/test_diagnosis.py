@@ -6,9 +6,9 @@ import pytest
 from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
 from libs.evaluation.bootstrap import resample_weights
-from libs.evaluation.metrics.average_precision import find_video_indices, score_detections
+from libs.evaluation.metrics.average_precision import Matches, score_detections
 from libs.evaluation.metrics.diagnosis import KINDS, Diagnosis
-from libs.evaluation.metrics.recall import ProposalRecall, RecallAtKx
+from libs.evaluation.metrics.recall import find_lowest_k, resample_average_recall, resample_recall
 from libs.evaluation.metrics.resampling import resample_ap
 from libs.evaluation.results import read_results
 from tests.conftest import NEEDS_SHARED
@@ -22,7 +22,7 @@ from tests.evaluation.oracles import resample_and_write_out
 def test_diagnosis_equals_plain_diagnosis(seed, alpha):
     videos, found = random_case(seed)
     weights, copies = resample_and_write_out(found, videos, seed)
-    fast = Diagnosis.compute(found, videos, alpha)
+    fast = Diagnosis(found, videos, alpha)
     rows, truth = oracles.rows_of(found), oracles.truth_of(videos)
     kinds, taken = oracles.diagnose(rows, truth, alpha)
     assert [KINDS[k] for k in fast.kind] == kinds
@@ -42,7 +42,7 @@ def test_diagnosis_equals_plain_diagnosis(seed, alpha):
 @pytest.mark.parametrize("seed", range(6))
 def test_normalized_map_of_groups_equals_plain_map(seed):
     videos, found = random_case(seed)
-    fast = Diagnosis.compute(found, videos, 0.5)
+    fast = Diagnosis(found, videos, 0.5)
     rows, truth = oracles.rows_of(found), oracles.truth_of(videos)
     for groups in fast.group_annotations().values():
         assert (np.sum([chosen for *_, chosen in groups], axis=0) == 1).all()  # each annotation is in one group
@@ -55,7 +55,7 @@ def test_normalized_map_of_groups_equals_plain_map(seed):
 
 def test_group_annotations_ends_belong_to_the_smaller_group():
     videos = [video("a", [[0, 20], [30, 100], [0, 50]], [0, 0, 1]), video("b", [[0, 20.5]], [0])]
-    groups = Diagnosis.compute(NO_DETECTIONS, videos, 0.5).group_annotations()
+    groups = Diagnosis(NO_DETECTIONS, videos, 0.5).group_annotations()
     named = {name: {size: chosen.tolist() for size, _, chosen in rows} for name, rows in groups.items()}
     assert named["coverage"]["XS"] == [True, False, False, False]
     assert named["coverage"]["S"] == [False, False, False, True]
@@ -77,7 +77,7 @@ def test_profile_and_confusions_of_one_detection_of_each_kind():
     ]
     where, segments, scores, labels = zip(*rows, strict=True)
     found = Detections(("a", "b"), np.array(where), np.array(segments, float), np.array(scores), np.array(labels))
-    fast = Diagnosis.compute(found, videos, 0.5)
+    fast = Diagnosis(found, videos, 0.5)
     assert fast.kind.tolist() == [0, 1, 2, 3, 4, 5]
     # Class 0 has two annotations: slices of two detections.
     assert fast.profile()[:4].tolist() == [[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1], [0] * 6]
@@ -91,7 +91,7 @@ def test_diagnosis_of_published_detections_adds_up(results, truth):
     annotations = load_annotations(truth)
     videos = [video.remove_repeats() for video in annotations.select_splits(("validation",))]
     found = read_results(results, annotations.class_names)
-    fast = Diagnosis.compute(found, videos, 0.5)
+    fast = Diagnosis(found, videos, 0.5)
     assert len(fast.kind) == len(found.scores) == sum(fast.counts().values())
     assert fast.counts()["true_positive"] == fast.found.sum()
     weights = resample_weights(len(videos), 5, 0)
@@ -109,11 +109,12 @@ def test_metrics_without_detections_or_annotations_are_zero():
     ]
     weights = resample_weights(len(videos), 3, 0)
     for detections, annotated in ((NO_DETECTIONS, videos), (found, empty), (NO_DETECTIONS, empty)):
-        fast = Diagnosis.compute(detections, annotated, 0.5)
-        truth, where = fast.matches.truth, find_video_indices(detections, annotated)
+        fast = Diagnosis(detections, annotated, 0.5)
+        truth, matches = fast.matches.truth, Matches(detections, annotated, TIOUS)
         assert sum(fast.counts().values()) == len(detections.scores)
         assert (resample_ap(fast.matches, weights)[~np.isnan(resample_ap(fast.matches, weights))] == 0).all()
-        assert (RecallAtKx.compute(1, detections, where, truth, TIOUS).resample(weights) == 0).all()
-        assert (ProposalRecall.compute(detections, where, truth, TIOUS, len(annotated)).resample(weights) == 0).all()
+        recall = resample_recall(truth.video, find_lowest_k(matches) == 1, weights)
+        assert (recall[~np.isnan(recall)] == 0).all()
+        assert (resample_average_recall(matches, weights) == 0).all()
         assert fast.profile().sum() == 0
         assert (fast.map_without_error(weights)["all"] == (1 if len(truth.labels) else 0)).all()

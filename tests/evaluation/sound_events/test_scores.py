@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from libs.core.errors import DataError, UserError
+from libs.core.errors import DataError
 from libs.core.types import Detections
 from libs.datasets.annotations import load_annotations
 from libs.evaluation.bootstrap import resample_weights
@@ -206,13 +206,6 @@ def test_videos_or_detections_that_do_not_fit_are_refused():
         compute_sed_metrics(found, empty, NAMES)
     with pytest.raises(DataError, match="not results for these annotations"):
         compute_sed_metrics(replace(found, labels=found.labels + 100), videos, NAMES)
-
-
-def test_missing_library_names_the_extra(monkeypatch):
-    videos, found = random_sed_case(0)
-    monkeypatch.setitem(sys.modules, "sed_scores_eval", None)
-    with pytest.raises(UserError, match=r"sed_scores_eval .*pip install -e .\[metrics\]"):
-        compute_sed_metrics(found, videos, NAMES)
 
 
 def test_libraries_print_no_warnings():
