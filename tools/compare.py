@@ -7,9 +7,8 @@ Differences are B - A; p < .05 exactly if the 95 % interval excludes 0 (libs/eva
 """
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
@@ -21,7 +20,7 @@ from libs.datasets.annotations import load_annotations
 from libs.evaluation.metrics.average_precision import remove_repeats
 from libs.evaluation.metrics.compute import EvaluationInput, replace_non_finite
 from libs.evaluation.metrics.selection import check_installed, expand_metrics
-from libs.evaluation.paired_comparison import Comparison, MetricDifference, compare_results, parse_paired_metrics
+from libs.evaluation.paired_comparison import compare_results, parse_paired_metrics
 from libs.evaluation.reports.report_page import Part, Section, Table, save_page
 from libs.evaluation.results import check_results, read_results
 
@@ -34,8 +33,7 @@ ABOUT = (
 )
 
 
-@dataclass(frozen=True)
-class ResultsPair:
+class ResultsPair(NamedTuple):
     """Two results files and the videos that they are scored on."""
 
     title: str
@@ -53,9 +51,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("b", metavar="B", type=Path, help="the other one")
     parser.add_argument("annotations", metavar="ANNOTATIONS.json", type=Path, nargs="?", help="for results files")
     parser.add_argument("--subset", help="the split to score results files on, or several: val+test")
-    parser.add_argument(
-        "--tious", metavar="FIRST:LAST:STEP", help="for results files (default: 0.5:0.95:0.05), or a,b,c"
-    )
+    tious_help = "for results files (default: 0.5:0.95:0.05), or a,b,c"
+    parser.add_argument("--tious", metavar="FIRST:LAST:STEP", help=tious_help)
     parser.add_argument("--keep-duplicates", action="store_true", help="keep annotations that repeat an earlier one")
     parser.add_argument("--metrics", default="all", metavar="NAMES", help="all, or some: see score.py")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers and all classes there")
@@ -66,10 +63,7 @@ def parse_args() -> argparse.Namespace:
 def pair_files(args: argparse.Namespace) -> list[ResultsPair]:
     if args.annotations is None or args.subset is None:
         raise ConfigError("two results files need ANNOTATIONS.json and --subset (two folders of eval.py do not)")
-    try:
-        tious = parse_tious(args.tious or "0.5:0.95:0.05")
-    except ValueError as error:
-        raise ConfigError(f"--tious: {error}") from None
+    tious = parse_tious(args.tious or "0.5:0.95:0.05")
     return [ResultsPair(args.subset, (args.a, args.b), args.annotations, tuple(args.subset.split("+")), tious)]
 
 
@@ -99,7 +93,7 @@ def pair_task(key: str, folders: tuple[Path, Path], a: dict[str, Any], b: dict[s
     return ResultsPair(key, results, Path(a["annotations"]), tuple(a["splits"]), tuple(a["tiou"]), a["videos"], sounds)
 
 
-def compare_pair(pair: ResultsPair, names: tuple[str, ...], keep_repeats: bool) -> Comparison:
+def compare_pair(pair: ResultsPair, names: tuple[str, ...], keep_repeats: bool) -> dict[str, list[dict[str, Any]]]:
     annotations = load_annotations(pair.annotations)
     videos = annotations.select_splits(pair.splits, pair.max_videos)
     truth = videos if keep_repeats else remove_repeats(videos)
@@ -112,21 +106,20 @@ def compare_pair(pair: ResultsPair, names: tuple[str, ...], keep_repeats: bool) 
     return compare_results(inputs[0], inputs[1], names)
 
 
-def build_rows(differences: list[MetricDifference]) -> list[list[str]]:
-    rows = []
-    for d in differences:
-        value, low, high = (f"{100 * x:+.2f}" for x in d.difference)
-        name = d.name.replace("_", " ") if d.instances is None else f"{d.name} ({d.instances})"
-        rows.append([name, f"{100 * d.a:.2f}", f"{100 * d.b:.2f}", value, f"[{low}, {high}]", f"{d.p:.3f}"])
-    return rows
+def format_row(row: dict[str, Any]) -> list[str]:
+    """Format a row of a comparison as cells below HEAD."""
+    name = f"{row['name']} ({row['instances']})" if "instances" in row else row["name"].replace("_", " ")
+    value, low, high = (f"{100 * x:+.2f}" for x in row["difference"].values())
+    return [name, f"{100 * row['A']:.2f}", f"{100 * row['B']:.2f}", value, f"[{low}, {high}]", f"{row['p']:.3f}"]
 
 
-def build_tables(comparison: Comparison) -> dict[str, list[list[str]]]:
-    """Title -> rows below HEAD. Classes without a difference are left out."""
-    gains = [d for d in comparison.classes if d.difference.value > 0][:MAX_CLASSES]
-    losses = [d for d in comparison.classes[::-1] if d.difference.value < 0][:MAX_CLASSES]
-    tables = {"numbers": comparison.numbers, "largest gains of AP": gains, "largest losses of AP": losses}
-    return {title: build_rows(differences) for title, differences in tables.items() if differences}
+def build_tables(comparison: dict[str, list[dict[str, Any]]]) -> dict[str, list[list[str]]]:
+    """Title -> cells below HEAD. Classes without a difference are left out."""
+    classes = comparison["classes"]
+    gains = [row for row in classes if row["difference"]["value"] > 0][:MAX_CLASSES]
+    losses = [row for row in classes[::-1] if row["difference"]["value"] < 0][:MAX_CLASSES]
+    tables = {"numbers": comparison["numbers"], "largest gains of AP": gains, "largest losses of AP": losses}
+    return {title: [format_row(row) for row in rows] for title, rows in tables.items() if rows}
 
 
 @exit_on_user_error
@@ -144,15 +137,14 @@ def main() -> None:
         names, notes = expand_metrics(chosen, pair.sounds)
         for note in notes:
             print(f"{pair.title}: {note}")
-        comparison = compare_pair(pair, names, args.keep_duplicates)
-        tree[pair.title] = comparison.to_dict()
-        for title, rows in build_tables(comparison).items():
+        tree[pair.title] = compare_pair(pair, names, args.keep_duplicates)
+        for title, rows in build_tables(tree[pair.title]).items():
             print("\n" + tabulate(rows, headers=[f"{pair.title}, {title}, in %", *HEAD[1:]], disable_numparse=True))
-            sections.append(Section(f"{pair.title}: {title}", (Table(HEAD, rows),)))
+            sections.append(Section(f"{pair.title}: {title}", [Table(HEAD, rows)]))
     if args.json:
         write_json(args.json, replace_non_finite({"A": str(args.a), "B": str(args.b), **tree}))
     if args.html:
-        save_page(args.html, f"{args.b.name} against {args.a.name}", ABOUT, [Part(tuple(sections))])
+        save_page(args.html, f"{args.b.name} against {args.a.name}", ABOUT, [Part(sections)])
 
 
 if __name__ == "__main__":

@@ -29,9 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--keep-duplicates", action="store_true", help="keep annotations that repeat an earlier one")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write mAP and the AP of each class there")
     parser.add_argument("--metrics", metavar="NAMES", help=f"write a report: all, or some of {','.join(METRICS)}")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="the folder of the report (default: RESULTS_metrics)"
-    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the report (default: RESULTS_metrics)")
     args = parser.parse_args()
     if args.output and args.metrics is None:
         raise ConfigError("--output: only --metrics writes there; add --metrics all")
@@ -41,10 +39,7 @@ def parse_args() -> argparse.Namespace:
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
-    try:
-        tious = parse_tious(args.tious)
-    except ValueError as error:
-        raise ConfigError(f"--tious: {error}") from None
+    tious = parse_tious(args.tious)
     chosen = choose_for_report(args.metrics) if args.metrics is not None else None
 
     annotations = load_annotations(args.annotations)

@@ -26,7 +26,7 @@ def parse_tious(text: str) -> tuple[float, ...]:
     of exactly 0.7 occur.
 
     Raises:
-        ValueError: if the text has another form or a threshold is outside [0, 1].
+        ConfigError: if the text has another form or a threshold is outside [0, 1].
     """
     try:
         if ":" in text:
@@ -39,7 +39,7 @@ def parse_tious(text: str) -> tuple[float, ...]:
     except (ValueError, ZeroDivisionError, OverflowError):
         tious = ()
     if not tious or not all(0 <= tiou <= 1 for tiou in tious):
-        raise ValueError(f"expected tIoU thresholds as first:last:step or a,b,c between 0 and 1, got {text!r}")
+        raise ConfigError(f"expected tIoU thresholds as first:last:step or a,b,c between 0 and 1, got {text!r}")
     return tious
 
 

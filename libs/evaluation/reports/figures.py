@@ -2,13 +2,14 @@
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from libs.evaluation.bootstrap import Estimate
 from libs.evaluation.metrics.compute import RECALL_KS, EvaluationInput, MetricResult, metric_name
 from libs.evaluation.reports.timelines import select_videos
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:  # matplotlib is an extra
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Results = dict[str, MetricResult]
 STYLE = Path(__file__).with_name("report.mplstyle")
 INK, BLUE, ORANGE, GREEN = "#1d2430", "#2f6bd8", "#e07b39", "#2e9b6f"
 KIND_COLORS = {
@@ -28,9 +28,13 @@ KIND_COLORS = {
     "background": "#98a2b3",
     "missed": "#475467",
 }
+CHARACTERISTICS = {
+    "coverage": "By coverage (length / duration)",
+    "length": "By length",
+    "instances": "By annotations of the class in the video",
+}
 MAX_CLASSES = 20  # among the best, among the worst, and in the confusion matrix
 MAX_NAME_CHARS = 30
-LINES = {"marker": "o", "markersize": 4, "capsize": 3}
 WHISKERS = {"fmt": "none", "ecolor": INK, "elinewidth": 0.8}
 
 
@@ -42,24 +46,23 @@ def _shorten(name: str) -> str:
     return name if len(name) <= MAX_NAME_CHARS else name[: MAX_NAME_CHARS - 1] + "…"
 
 
-def _build_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
-) -> "tuple[Figure, Sequence[Axes]]":
-    """Build a figure (inches) and the list of its axes."""
+def _build_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> "tuple[Figure, Any]":
+    """Build a figure (inches) and the array of its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
-    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
+    return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
 
-def _to_percent(numbers: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+def _to_percent(numbers: Sequence[dict[str, Any] | Estimate]) -> tuple[np.ndarray, np.ndarray]:
     """Values (N,) in %, and how far their intervals reach below and above them (2, N), 0 without an interval."""
-    rows = 100 * np.array([[x["value"], x["low"], x["high"]] for x in numbers], float).reshape(-1, 3)
-    errors = np.stack([rows[:, 0] - rows[:, 1], rows[:, 2] - rows[:, 0]])
-    return rows[:, 0], np.nan_to_num(errors).clip(min=0)
+    value, low, high = 100 * pd.DataFrame(numbers, columns=list(Estimate._fields), dtype=float).to_numpy().T
+    return value, np.nan_to_num([value - low, high - value]).clip(min=0)
 
 
-def _plot_bars(axes: "Axes", numbers: Sequence[dict[str, Any]], labels: Sequence[str], **options: Any) -> None:
+def _plot_bars(
+    axes: "Axes", numbers: Sequence[dict[str, Any] | Estimate], labels: Sequence[str], **options: Any
+) -> None:
     """Plot horizontal bars with 95 % intervals, the first at the top."""
     places, (values, errors) = np.arange(len(numbers)), _to_percent(numbers)
     axes.barh(places, values, height=0.7, **options)
@@ -69,27 +72,31 @@ def _plot_bars(axes: "Axes", numbers: Sequence[dict[str, Any]], labels: Sequence
     axes.grid(axis="y", visible=False)
 
 
-def plot_precision_recall(data: EvaluationInput, results: Results) -> "Figure":
+def _plot_by_tiou(axes: "Axes", data: EvaluationInput, result: MetricResult, name: str, color: str) -> None:
+    """Plot a headline number at each tIoU with its 95 % intervals."""
+    values, errors = _to_percent([result.headline[metric_name(name, tiou)] for tiou in data.tious])
+    axes.errorbar(data.tious, values, errors, color=color, label=name, marker="o", markersize=4, capsize=3)
+
+
+def plot_precision_recall(data: EvaluationInput, result: MetricResult) -> "Figure":
     from matplotlib import colormaps
 
-    curves = results["map"].details["precision_recall"]
+    curves = result.details["precision_recall"]
     figure, (left, right) = _build_figure(10, 3.8, columns=2, width_ratios=[1.35, 1])
     colors = colormaps["viridis_r"](np.linspace(0.15, 1, len(data.tious)))
     for (tiou, precision), color in zip(curves["precision"].items(), colors, strict=True):
         left.plot(curves["recall"], precision, color=color, label=f"tIoU {tiou}")
-    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    left.set_title("Precision and recall, mean of classes")
+    left.set(title="Precision and recall, mean of classes", xlabel="recall", ylabel="precision")
+    left.set(xlim=(0, 1), ylim=(0, 1.02))
     left.legend(fontsize=8, ncols=1 + (len(data.tious) > 5))
-    headline = results["map"].headline
-    values, errors = _to_percent([headline[metric_name("mAP", tiou)]._asdict() for tiou in data.tious])
-    right.errorbar(data.tious, values, errors, color=BLUE, **LINES)
+    _plot_by_tiou(right, data, result, "mAP", BLUE)
     right.set(xlabel="tIoU", ylabel="mAP in %", title="mAP with 95 % intervals")
     right.set_ylim(bottom=0)
     return figure
 
 
-def plot_classes(data: EvaluationInput, results: Results) -> "Figure":
-    ranked = sorted(results["classes"].details["per_class"], key=lambda row: -row["AP"]["value"])
+def plot_classes(data: EvaluationInput, result: MetricResult) -> "Figure":
+    ranked = sorted(result.details["per_class"], key=lambda row: -row["AP"]["value"])
     groups = {"AP by class": ranked}
     if len(ranked) > 2 * MAX_CLASSES:
         groups = {f"The best {MAX_CLASSES} classes": ranked[:MAX_CLASSES]}
@@ -106,15 +113,10 @@ def plot_classes(data: EvaluationInput, results: Results) -> "Figure":
     return figure
 
 
-def plot_characteristics(data: EvaluationInput, results: Results) -> "Figure":
-    details = results["diagnosis"].details
-    titles = {
-        "coverage": "By coverage (length / duration)",
-        "length": "By length",
-        "instances": "By annotations of the class in the video",
-    }
-    figure, columns = _build_figure(11, 3.6, columns=len(titles), sharey=True)
-    for axes, (name, rows) in zip(columns, details["characteristics"].items(), strict=True):
+def plot_characteristics(data: EvaluationInput, result: MetricResult) -> "Figure":
+    details, characteristics = result.details, result.details["characteristics"]
+    figure, columns = _build_figure(11, 3.6, columns=len(characteristics), sharey=True)
+    for axes, (name, rows) in zip(columns, characteristics.items(), strict=True):
         places = np.arange(len(rows))
         normalized = 100 * np.nan_to_num(np.array([row["mAP_N"] for row in rows], float))
         recalls, errors = _to_percent([row["recall"] for row in rows])
@@ -125,15 +127,14 @@ def plot_characteristics(data: EvaluationInput, results: Results) -> "Figure":
         axes.axhline(100 * details["mAP_N"], color=BLUE, linestyle="--", linewidth=1)
         ticks = [f"{row['size']}\n{row['range']}\nn={row['instances']}" for row in rows]
         axes.set_xticks(places, ticks, fontsize=7.5)
-        axes.set_title(titles[name])
+        axes.set_title(CHARACTERISTICS[name])
         axes.grid(axis="x", visible=False)
     columns[0].set_ylabel(f"% at tIoU {details['tiou']:.2f}")
     columns[0].legend(fontsize=8)
     return figure
 
 
-def plot_errors(data: EvaluationInput, results: Results) -> "Figure":
-    result = results["diagnosis"]
+def plot_errors(data: EvaluationInput, result: MetricResult) -> "Figure":
     profile = result.details["profile"]
     counts = np.array(profile["counts"], float).reshape(-1, len(profile["kinds"]))
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -146,48 +147,42 @@ def plot_errors(data: EvaluationInput, results: Results) -> "Figure":
     left.set_xlabel("slices of each class's detections, G = its number of annotations")
     left.grid(visible=False)
     left.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    gains = {name[5:]: x._asdict() for name, x in result.headline.items() if name.startswith("gain_")}
-    colors = [KIND_COLORS[kind] for kind in gains]
-    _plot_bars(right, list(gains.values()), [spell_out(kind) for kind in gains], color=colors)
+    gains = {name[5:]: x for name, x in result.headline.items() if name.startswith("gain_")}
+    _plot_bars(right, [*gains.values()], [*map(spell_out, gains)], color=[KIND_COLORS[kind] for kind in gains])
     right.set(title="mAP gained without each error", xlabel=f"points at tIoU {result.details['tiou']:.2f}")
     return figure
 
 
-def plot_proposals(data: EvaluationInput, results: Results) -> "Figure":
-    result = results["proposals"]
-    curve = {name: 100 * np.array(column, float) for name, column in result.details["curve"].items()}
-    proposals = curve["proposals"] / 100
+def plot_proposals(data: EvaluationInput, result: MetricResult) -> "Figure":
+    curve = pd.DataFrame(result.details["curve"])
+    recall, low, high = (100 * curve[name] for name in ("recall", "low", "high"))
     figure, (axes,) = _build_figure(6, 3.6)
-    axes.plot(proposals, curve["recall"], color=BLUE)
-    axes.fill_between(proposals, curve["low"], curve["high"], color=BLUE, alpha=0.2, linewidth=0)
+    axes.plot(curve["proposals"], recall, color=BLUE)
+    axes.fill_between(curve["proposals"], low, high, color=BLUE, alpha=0.2, linewidth=0)
     axes.set(xlabel="average number of proposals per video", ylabel="average recall in %", xlim=(1, 100), ylim=(0, 100))
     axes.set_title(f"Average recall, AUC {100 * result.headline['AUC'].value:.2f} %")
     return figure
 
 
-def plot_recall(data: EvaluationInput, results: Results) -> "Figure":
-    headline = results["recall"].headline
+def plot_recall(data: EvaluationInput, result: MetricResult) -> "Figure":
     figure, (axes,) = _build_figure(6, 3.6)
-    for name, color in zip((f"Recall@{k}x" for k in RECALL_KS), (BLUE, ORANGE), strict=True):
-        values, errors = _to_percent([headline[metric_name(name, tiou)]._asdict() for tiou in data.tious])
-        axes.errorbar(data.tious, values, errors, color=color, label=name, **LINES)
-    axes.set(xlabel="tIoU", ylabel="% of annotations", ylim=(0, 100))
-    axes.set_title("Recall of the k·x best detections of a class")
+    for k, color in zip(RECALL_KS, (BLUE, ORANGE), strict=True):
+        _plot_by_tiou(axes, data, result, f"Recall@{k}x", color)
+    axes.set(title="Recall of the k·x best detections of a class", xlabel="tIoU", ylabel="% of annotations")
+    axes.set_ylim(0, 100)
     axes.legend(fontsize=8)
     return figure
 
 
-def plot_confusion(data: EvaluationInput, results: Results) -> "Figure | None":
-    couples = pd.DataFrame(results["classes"].details["confusion"]["couples"])
+def plot_confusion(data: EvaluationInput, result: MetricResult) -> "Figure | None":
+    couples = pd.DataFrame(result.details["confusion"]["couples"])
     if couples.empty:
         return None
     matrix = couples.pivot_table(index="annotated", columns="detected", values="detections", aggfunc="sum")
     names = sorted(matrix.sum().add(matrix.sum(axis=1), fill_value=0).nlargest(MAX_CLASSES).index)
-    matrix = matrix.reindex(index=names, columns=names).fillna(0)
-    side = 2.6 + 0.27 * len(names)
+    side, labels = 2.6 + 0.27 * len(names), [_shorten(name) for name in names]
     figure, (axes,) = _build_figure(side + 1.2, side)
-    image = axes.imshow(matrix, cmap="Blues")
-    labels = [_shorten(name) for name in names]
+    image = axes.imshow(matrix.reindex(index=names, columns=names).fillna(0), cmap="Blues")
     axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), labels, fontsize=8)
     axes.set(title="Confusion between classes", xlabel="detected", ylabel="annotated")
@@ -196,8 +191,8 @@ def plot_confusion(data: EvaluationInput, results: Results) -> "Figure | None":
     return figure
 
 
-def plot_scores(data: EvaluationInput, results: Results) -> "Figure":
-    scores = results["diagnosis"].details["scores"]
+def plot_scores(data: EvaluationInput, result: MetricResult) -> "Figure":
+    scores = result.details["scores"]
     figure, (axes,) = _build_figure(6, 3.2)
     for name, color in (("errors", KIND_COLORS["background"]), ("true_positive", GREEN)):
         axes.stairs(scores[name], scores["edges"], fill=True, alpha=0.7, color=color, label=spell_out(name))
@@ -208,62 +203,58 @@ def plot_scores(data: EvaluationInput, results: Results) -> "Figure":
     return figure
 
 
-def plot_timelines(data: EvaluationInput, results: Results) -> "Figure | None":
+def plot_timelines(data: EvaluationInput) -> "Figure | None":
     """Plot annotations and detections of a few videos, one lane per class."""
     from matplotlib import colormaps
 
     timelines = select_videos(data)
     if not timelines:
         return None
-    labels = sorted({int(label) for t in timelines for label in (*t.truth_labels, *t.labels)})
+    labels = sorted({int(label) for t in timelines for label in (*t.video.labels, *t.labels)})
     colors = {label: colormaps["tab20"](i % 20) for i, label in enumerate(labels)}
     heights = [1.6 + 0.34 * len(t.lanes) for t in timelines]
     figure, rows = _build_figure(11, sum(heights) * 0.62 + 0.4, rows=len(timelines), height_ratios=heights)
     for axes, t in zip(rows, timelines, strict=True):
         for lane, label in enumerate(t.lanes):
-            color, min_width = colors[label], t.duration / 500
-            for start, end in t.truth_segments[t.truth_labels == label]:
-                bar = [(start, max(end - start, min_width))]
-                axes.broken_barh(bar, (lane, 0.36), facecolors=color, edgecolor=INK, linewidth=0.8)
-            mine = t.labels == label
-            for (start, end), score in zip(t.segments[mine], t.scores[mine], strict=True):
-                bar, alpha = [(start, max(end - start, min_width))], 0.15 + 0.7 * score
-                axes.broken_barh(
-                    bar, (lane + 0.42, 0.36), facecolors=color, edgecolor=color, alpha=alpha, linewidth=0.8
-                )
+            color, mine = colors[label], t.labels == label
+            bars: list[Any] = [(lane, segment, INK, 1) for segment in t.video.segments[t.video.labels == label]]
+            detections = zip(t.segments[mine], 0.15 + 0.7 * t.scores[mine], strict=True)
+            bars += [(lane + 0.42, segment, color, alpha) for segment, alpha in detections]
+            for bottom, (start, end), edge, alpha in bars:
+                width = max(end - start, t.video.duration / 500)
+                axes.broken_barh([(start, width)], (bottom, 0.36), fc=color, ec=edge, alpha=alpha, lw=0.8)
         names = [_shorten(data.class_name(label)) for label in t.lanes]
         axes.set_yticks(np.arange(len(names)) + 0.4, names, fontsize=8)
-        axes.set(xlim=(0, t.duration), ylim=(max(len(names), 1), -0.1))
-        axes.set_title(f"{t.rank}: {_shorten(t.video_id)}, {t.num_found} of {len(t.truth_labels)} found", fontsize=9)
+        axes.set(xlim=(0, t.video.duration), ylim=(max(len(names), 1), -0.1))
+        title = f"{t.rank}: {_shorten(t.video.video_id)}, {t.num_found} of {len(t.video.labels)} found"
+        axes.set_title(title, fontsize=9)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="x", labelsize=8)
     rows[-1].set_xlabel("seconds; above with outline: annotations; below: detections, paler with lower scores")
     return figure
 
 
-# Name of the plot -> the metrics that it needs, and its function.
-PLOTS: dict[str, tuple[tuple[str, ...], Callable[[EvaluationInput, Results], "Figure | None"]]] = {
-    "precision_recall": (("map",), plot_precision_recall),
-    "recall": (("recall",), plot_recall),
-    "proposals": (("proposals",), plot_proposals),
-    "errors": (("diagnosis",), plot_errors),
-    "characteristics": (("diagnosis",), plot_characteristics),
-    "scores": (("diagnosis",), plot_scores),
-    "classes": (("classes",), plot_classes),
-    "confusion": (("classes",), plot_confusion),
-    "timelines": ((), plot_timelines),
+PLOTS = {  # name of the plot -> the metric that it shows, and its function
+    "precision_recall": ("map", plot_precision_recall),
+    "recall": ("recall", plot_recall),
+    "proposals": ("proposals", plot_proposals),
+    "errors": ("diagnosis", plot_errors),
+    "characteristics": ("diagnosis", plot_characteristics),
+    "scores": ("diagnosis", plot_scores),
+    "classes": ("classes", plot_classes),
+    "confusion": ("classes", plot_confusion),
 }
 
 
-def plot_all(data: EvaluationInput, results: Results) -> dict[str, bytes]:
-    """Plot all figures with computed metrics and something to show, as PNGs by name."""
+def plot_all(data: EvaluationInput, results: dict[str, MetricResult]) -> dict[str, bytes]:
+    """Plot the computed metrics, if there is something to show, and example videos: PNGs by name."""
     import matplotlib.style
 
     pngs = {}
     with matplotlib.style.context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the font lacks some scripts and shows boxes
-        for name, (needed, plot) in PLOTS.items():
-            figure = plot(data, results) if results.keys() >= set(needed) else None
+        figures = {name: plot(data, results[key]) for name, (key, plot) in PLOTS.items() if key in results}
+        for name, figure in {**figures, "timelines": plot_timelines(data)}.items():
             if figure is not None:
                 buffer = io.BytesIO()
                 figure.savefig(buffer, format="png", dpi=110)

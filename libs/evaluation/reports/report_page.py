@@ -7,18 +7,19 @@ from typing import Any
 
 from libs.core.files import replacing
 from libs.evaluation.bootstrap import CONFIDENCE
-from libs.evaluation.metrics.compute import Estimate, EvaluationInput, MetricResult, format_tiou, metric_name
+from libs.evaluation.metrics.compute import EvaluationInput, MetricResult, format_tiou, metric_name
 from libs.evaluation.metrics.selection import check_installed, parse_metrics
 from libs.evaluation.reports.figures import plot_all, spell_out
 
 PLOTS = "plots"  # folder of the PNG files
 MAX_CONFUSIONS = 20
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
+Results = dict[str, MetricResult]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page; title: shown where the table is folded."""
+    """A table of the page. One with a title is folded below it."""
 
     head: list[str]
     rows: list[list[Any]]
@@ -30,38 +31,33 @@ class Section:
     """A plot, tables, or both. The template maps the names of plots to titles and captions."""
 
     name: str
-    tables: tuple[Table, ...] = ()
+    tables: list[Table]
     png: bytes = b""
-    folded: Table | None = None
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the page, such as the report of one task. Plots are PNGs by name."""
+    """A part of the page, such as the report of one task."""
 
-    sections: tuple[Section, ...]
+    sections: list[Section]
     title: str = ""
     facts: str = ""
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def build(
-        cls, title: str, data: EvaluationInput, results: dict[str, MetricResult], notes: tuple[str, ...] = ()
-    ) -> "Part":
+    def build(cls, title: str, data: EvaluationInput, results: Results, notes: tuple[str, ...] = ()) -> "Part":
         """Build the report of a task or a results file from its metrics."""
         facts = (
             f"{len(data.detections.scores)} detections, {len(data.videos)} videos, {len(data.matches.truth.labels)} "
             f"annotations of {len(data.matches.truth.classes)} classes; {data.resamples} resamples, seed "
             f"{data.seed}; detections are judged right or wrong at tIoU {data.diagnosis_tiou:.2f}."
         )
-        sections = [Section("Headline numbers", tuple(_build_headline(results, data.tious)))]
+        sections = [Section("Headline numbers", _build_headline(results, data.tious))]
         for name, png in plot_all(data, results).items():
-            build_table = DETAIL_TABLES.get(name)
-            sections.append(Section(name, png=png, folded=build_table(results) if build_table else None))
+            sections.append(Section(name, [DETAIL_TABLES[name](results)] if name in DETAIL_TABLES else [], png))
         if "sed" in results:
-            per_class = results["sed"].details.get("per_class", {})
-            sections.append(Section("Sound events by class", (_build_sound_classes(per_class),)))
-        return cls(tuple(sections), title, facts, notes)
+            sections.append(Section("Sound events by class", [_build_sound_classes(results)]))
+        return cls(sections, title, facts, notes)
 
 
 def choose_for_report(text: str) -> tuple[str, ...]:
@@ -93,59 +89,56 @@ def save_page(path: Path, title: str, about: str, parts: list[Part]) -> None:
         temporary.write_text(template.render(title=title, about=about, parts=parts), encoding="utf-8")
 
 
-def _build_headline(results: dict[str, MetricResult], tious: tuple[float, ...]) -> list[Table]:
+def _build_headline(results: Results, tious: tuple[float, ...]) -> list[Table]:
     """One table per metric, and one with a row per tIoU for the numbers that exist at each tIoU."""
-    numbers = {key: x for result in results.values() for key, x in result.headline.items()}
+    numbers = {key: _format_estimate(*x) for result in results.values() for key, x in result.headline.items()}
     suffix = metric_name("", tious[0])
     columns = [key.removesuffix(suffix) for key in numbers if key.endswith(suffix)]
     at_tious = {metric_name(name, tiou) for name in columns for tiou in tious}
     tables = []
     for name, result in results.items():
-        rows = [[spell_out(key), *_format_estimate(x)] for key, x in result.headline.items() if key not in at_tious]
+        rows = [[spell_out(key), *numbers[key]] for key in result.headline if key not in at_tious]
         tables += [Table([spell_out(name), "%", "95 %"], rows)] if rows else []
     if columns:
-        rows = []
-        for tiou in tious:
-            estimates = [_format_estimate(numbers[metric_name(name, tiou)]) for name in columns]
-            rows.append([format_tiou(tiou), *(cell for cells in estimates for cell in cells)])
+        rows = [[format_tiou(t), *(x for name in columns for x in numbers[metric_name(name, t)])] for t in tious]
         tables.append(Table(["tIoU", *(cell for name in columns for cell in (name, "95 %"))], rows))
     return tables
 
 
-def _build_classes(results: dict[str, MetricResult]) -> Table:
+def _build_classes(results: Results) -> Table:
     ranked = sorted(results["classes"].details["per_class"], key=lambda row: -row["AP"]["value"])
-    rows = [[r["label"], r["instances"], r["detections"], *_format_estimate(r["AP"])] for r in ranked]
+    rows = [[r["label"], r["instances"], r["detections"], *_format_estimate(**r["AP"])] for r in ranked]
     return Table(["class", "annotations", "detections", "AP in %", "95 %"], rows, "All classes")
 
 
-def _build_confusions(results: dict[str, MetricResult]) -> Table:
+def _build_confusions(results: Results) -> Table:
     couples = results["classes"].details["confusion"]["couples"][:MAX_CONFUSIONS]
     rows = [[r["detected"], r["annotated"], r["detections"]] for r in couples]
     return Table(["detected as", "annotated as", "detections"], rows, "The most frequent confusions")
 
 
-def _build_errors(results: dict[str, MetricResult]) -> Table:
+def _build_errors(results: Results) -> Table:
     details = results["diagnosis"].details
-    counts, maps = details["counts"], details["mAP"]
-    total, base = sum(counts.values()), maps["as_is"]
-    rows = []
-    for kind, count in counts.items():
-        share, gain = _format_percent(count / max(total, 1)), _format_percent(maps.get(kind, base) - base)
-        rows.append([spell_out(kind), count, share, gain])
-    missed, gain = f"missed, of {details['instances']} annotations", _format_percent(maps["missed"] - base)
+    counts, base = details["counts"], details["mAP"]["as_is"]
+    gains = {name: _format_percent(value - base) for name, value in details["mAP"].items()}
+    total = sum(counts.values())
+    rows = [
+        [spell_out(kind), count, _format_percent(count / max(total, 1)), gains.get(kind, "0.00")]
+        for kind, count in counts.items()
+    ]
     rows.append(["all detections", total, "100.00", ""])
-    rows.append([missed, details["missed"], "", gain])
-    rows.append(["all errors and missed annotations", "", "", _format_percent(maps["all"] - base)])
+    rows.append([f"missed, of {details['instances']} annotations", details["missed"], "", gains["missed"]])
+    rows.append(["all errors and missed annotations", "", "", gains["all"]])
     head = ["kind", "number", "% of detections", "mAP gained"]
     return Table(head, rows, f"Numbers (mAP is {_format_percent(base)})")
 
 
-def _build_characteristics(results: dict[str, MetricResult]) -> Table:
+def _build_characteristics(results: Results) -> Table:
     rows = []
     for name, group in results["diagnosis"].details["characteristics"].items():
         for r in group:
-            recall, normalized = _format_estimate(r["recall"]), _format_percent(r["mAP_N"])
-            rows.append([f"{name} {r['size']} ({r['range']})", r["instances"], r["missed"], *recall, normalized])
+            estimates = *_format_estimate(**r["recall"]), _format_percent(r["mAP_N"])
+            rows.append([f"{name} {r['size']} ({r['range']})", r["instances"], r["missed"], *estimates])
     return Table(["group", "annotations", "missed", "recall in %", "95 %", "mAP_N in %"], rows, "Numbers")
 
 
@@ -157,13 +150,11 @@ DETAIL_TABLES = {  # name of the plot -> the numbers below it
 }
 
 
-def _build_sound_classes(per_class: dict[str, dict[str, Any]]) -> Table:
-    keys = list(dict.fromkeys(key for numbers in per_class.values() for key in numbers))
+def _build_sound_classes(results: Results) -> Table:
     rows = []
-    for name, numbers in per_class.items():
-        cells = (numbers.get(key, "–") for key in keys)
-        rows.append([name, *(f"{x:.4f}" if isinstance(x, float) else x for x in cells)])
-    return Table(["class", *map(spell_out, keys)], rows)
+    for name, numbers in results["sed"].details["per_class"].items():
+        rows.append([name, *(f"{x:.4f}" if isinstance(x, float) else x for x in numbers.values())])
+    return Table(["class", *map(spell_out, numbers)], rows)
 
 
 def _format_percent(fraction: float | None) -> str:
@@ -171,8 +162,6 @@ def _format_percent(fraction: float | None) -> str:
     return "–" if fraction is None or fraction != fraction else f"{100 * fraction:.2f}"
 
 
-def _format_estimate(number: dict[str, Any] | Estimate) -> tuple[str, str]:
+def _format_estimate(value: float, low: float, high: float) -> tuple[str, str]:
     """The number and its interval, such as 12.34 and [11.90, 12.80]."""
-    estimate = number if isinstance(number, Estimate) else Estimate(**number)
-    value, low, high = map(_format_percent, estimate)
-    return value, f"[{low}, {high}]"
+    return _format_percent(value), f"[{_format_percent(low)}, {_format_percent(high)}]"

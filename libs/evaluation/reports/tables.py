@@ -16,14 +16,15 @@ def format_score_table(title: str, rows: dict[str, DetectionScores]) -> str:
     return tabulate(body, headers=headers, floatfmt=".2f")
 
 
+def _split_seen(scores: DetectionScores, seen: list[int] | None) -> dict[str, DetectionScores]:
+    """The scores of seen and of unseen classes, if some are left out of training."""
+    return {} if seen is None else {"seen": scores.select(seen), "unseen": scores.select(seen, others=True)}
+
+
 def build_score_rows(name: str, scores: DetectionScores, seen: list[int] | None = None) -> dict[str, DetectionScores]:
     """Build the rows of format_score_table: all classes, then seen and unseen ones if some are left out of training."""
-    rows = {name: scores}
-    if seen is not None:
-        seen_scores, unseen_scores = scores.select(seen), scores.select(seen, others=True)
-        rows[f"  {len(seen_scores.labels)} seen"] = seen_scores
-        rows[f"  {len(unseen_scores.labels)} unseen"] = unseen_scores
-    return rows
+    parts = _split_seen(scores, seen).items()
+    return {name: scores, **{f"  {len(part.labels)} {kind}": part for kind, part in parts}}
 
 
 def scores_to_dict(
@@ -34,16 +35,13 @@ def scores_to_dict(
     If some classes are left out of training, "seen" and "unseen" hold such trees too.
     """
     names = [class_names.get(int(label), str(label)) for label in scores.labels]
-    tree = {
+    return {
         "average_mAP": scores.average,
         "tiou": list(scores.tious),
         "mAP": scores.map.tolist(),
         "ap_per_class": dict(zip(names, scores.ap.tolist(), strict=True)),
+        **{kind: scores_to_dict(part, class_names) for kind, part in _split_seen(scores, seen).items()},
     }
-    if seen is not None:
-        tree["seen"] = scores_to_dict(scores.select(seen), class_names)
-        tree["unseen"] = scores_to_dict(scores.select(seen, others=True), class_names)
-    return tree
 
 
 def format_headline_table(results: dict[str, MetricResult]) -> str:

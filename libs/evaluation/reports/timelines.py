@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from libs.core.types import Video
 from libs.evaluation.metrics.compute import EvaluationInput
 from libs.evaluation.metrics.recall import find_lowest_k, rank_within_group
 
@@ -14,14 +15,11 @@ MIN_DETECTIONS = 5
 
 @dataclass(frozen=True)
 class Timeline:
-    """One video with its G annotations and the N detections with the highest scores."""
+    """One video and its N detections with the highest scores."""
 
     rank: str  # best, middle or worst
-    video_id: str
-    duration: float
+    video: Video
     num_found: int  # annotations
-    truth_segments: np.ndarray
-    truth_labels: np.ndarray
     segments: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
@@ -29,7 +27,7 @@ class Timeline:
     @property
     def lanes(self) -> list[int]:
         """The classes shown: first those of annotations, then those of detections by score."""
-        return list(dict.fromkeys([*self.truth_labels.tolist(), *self.labels.tolist()]))[:MAX_LANES]
+        return list(dict.fromkeys([*self.video.labels.tolist(), *self.labels.tolist()]))[:MAX_LANES]
 
 
 def select_videos(data: EvaluationInput) -> list[Timeline]:
@@ -37,10 +35,10 @@ def select_videos(data: EvaluationInput) -> list[Timeline]:
 
     Among equals, videos with more annotations come first. Twice as many detections as annotations are shown.
     """
-    matches, num_videos = data.diagnosis.matches, len(data.videos)
+    matches, detections = data.diagnosis.matches, data.detections
     truth = matches.truth
-    positives = np.bincount(truth.video, minlength=num_videos)
-    found = np.bincount(truth.video, find_lowest_k(matches)[:, 0] == 1, num_videos)
+    positives = np.bincount(truth.video, minlength=len(data.videos))
+    found = np.bincount(truth.video, find_lowest_k(matches)[:, 0] == 1, len(data.videos))
     annotated = np.flatnonzero(positives)
     recall = found[annotated] / positives[annotated]
     best = annotated[np.lexsort((-positives[annotated], -recall))]
@@ -49,13 +47,11 @@ def select_videos(data: EvaluationInput) -> list[Timeline]:
     for rank, order in (("best", best), ("middle", best[len(best) // 2 :]), ("worst", worst)):
         unused = [v for v in order.tolist() if v not in chosen]
         chosen |= dict.fromkeys(unused[:VIDEOS_PER_RANK], rank)
-    places = rank_within_group(matches.video, data.detections.scores)
+    places = rank_within_group(matches.video, detections.scores)
     timelines = []
     for v, rank in chosen.items():
-        video, detections = data.videos[v], data.detections
         rows = np.flatnonzero((matches.video == v) & (places < max(MIN_DETECTIONS, 2 * positives[v])))
         rows = rows[np.argsort(places[rows])]
         columns = (detections.segments[rows], detections.scores[rows], detections.labels[rows])
-        head = (rank, video.video_id, video.duration, int(found[v]))
-        timelines.append(Timeline(*head, video.segments, video.labels, *columns))
+        timelines.append(Timeline(rank, data.videos[v], int(found[v]), *columns))
     return timelines
