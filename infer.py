@@ -64,13 +64,13 @@ def open_features(args: argparse.Namespace, localizer: Localizer) -> ExtractedFe
     """Open --features. Raises UserError if another encoder than the checkpoint's made them."""
     if args.features is None:
         return None
-    features = open_extracted(args.features)
-    if features.provenance.encoder != localizer.encoder.name:
+    provenance, files = open_extracted(args.features)
+    if provenance.encoder != localizer.encoder.name:
         raise UserError(
-            f"{args.features}: features of {features.provenance.encoder}, the checkpoint was trained on those of "
+            f"{args.features}: features of {provenance.encoder}, the checkpoint was trained on those of "
             f"{localizer.encoder.name}; extract them with that"
         )
-    return features
+    return provenance, files
 
 
 def localize(
@@ -80,7 +80,8 @@ def localize(
     if extracted is None:
         assert video.path is not None  # only extracted features have no file
         return localizer.localize_video(video.path, args.min_score, args.video_stream, args.audio_stream)
-    features, stride = extracted.files.read(video.name), extracted.provenance.stride
+    provenance, files = extracted
+    features, stride = files.read(video.name), provenance.stride
     if video.path is None:
         duration = span(len(features.visual), WINDOW_FRAMES, stride) / FRAME_RATE_HZ
     else:
@@ -103,7 +104,8 @@ def main() -> None:
         extracted = open_features(args, localizer)
         make_folder(args.out)
         if extracted and not args.videos:
-            videos = [VideoInput(name, None) for name in extracted.files.video_ids()]
+            _, files = extracted
+            videos = [VideoInput(name, None) for name in files.video_ids()]
         for video in tqdm(videos, unit="video", disable=None, leave=False):
             try:
                 result = localize(video, localizer, extracted, args)

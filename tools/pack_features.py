@@ -46,10 +46,9 @@ def main() -> None:
     add_override_option(parser)
     args = parser.parse_args()
     config = load_config(args.config, args.o)
-    tasks = config.select_tasks(args.task)
-    if len(tasks) > 1:
+    task, *others = config.select_tasks(args.task)
+    if others:
         raise ConfigError(f"{args.task}: a pack holds one task; pack them one by one")
-    task = tasks[0]
     if not is_pack(args.pack):
         raise ConfigError(f"{args.pack}: expected a name that ends in {' or '.join(PACK_SUFFIXES)}")
     splits = tuple(args.splits.split("+")) if args.splits else task.train_split + task.val_split + task.test_split

@@ -1,5 +1,6 @@
 """Clips: features and segments of a video as network input, resized and cropped (method.md §3)."""
 
+import math
 import warnings
 from dataclasses import replace
 
@@ -68,19 +69,21 @@ def resize(features: Tensor, length: int) -> Tensor:
     return F.interpolate(features.float().t()[None], size=length, mode="linear", align_corners=False)[0].t()
 
 
-def _keep_segments(clip: Clip, segments: Tensor, kept: Tensor) -> Clip:
-    return replace(clip, segments=segments[kept], labels=clip.labels[kept])
+def _cut_segments(clip: Clip, start: float, end: float, trunc_thresh: float) -> Clip:
+    """Cut segments to a part of the clip and keep those of which trunc_thresh is left, and empty ones inside it."""
+    cut = clip.segments.clamp(start, end)
+    left, whole = cut[:, 1] - cut[:, 0], clip.segments[:, 1] - clip.segments[:, 0]
+    unchanged = (cut == clip.segments).all(dim=1)
+    kept = (left >= trunc_thresh * whole) & ((left > 0) | unchanged)
+    return replace(clip, segments=cut[kept], labels=clip.labels[kept])
 
 
 def drop_truncated(clip: Clip, length: int, trunc_thresh: float) -> Clip:
-    """Drop segments that start after the grid's end or have less than trunc_thresh inside it; clamp the others."""
-    end = length + 0.5 * clip.num_frames / clip.feat_stride
-    clamped = clip.segments.clamp(max=end)
-    inside, whole = clamped[:, 1] - clamped[:, 0], clip.segments[:, 1] - clip.segments[:, 0]
-    kept = (clip.segments[:, 0] < end) & (inside >= trunc_thresh * whole)
-    if len(kept) and not kept.any():
+    """Drop segments that start after the grid's end or have less than trunc_thresh inside it; cut the others."""
+    inside = _cut_segments(clip, -math.inf, length + 0.5 * clip.num_frames / clip.feat_stride, trunc_thresh)
+    if len(clip.labels) and not len(inside.labels):
         warnings.warn(f"video {clip.video_id}: all its segments lie beyond its end, none is used", stacklevel=2)
-    return _keep_segments(clip, clamped, kept)
+    return inside
 
 
 def crop(item: Item, config: DatasetConfig, rng: np.random.Generator) -> Item:
@@ -99,16 +102,12 @@ def crop(item: Item, config: DatasetConfig, rng: np.random.Generator) -> Item:
         if window == length:
             return item
     margin = 0.5 * clip.num_frames / clip.feat_stride
-    whole = clip.segments[:, 1] - clip.segments[:, 0]
     for _ in range(CROP_TRIES):
         start = int(rng.integers(length - window + 1))
-        cut = clip.segments.clamp(start - margin, start + window + margin)
-        left = cut[:, 1] - cut[:, 0]
-        unchanged = (cut == clip.segments).all(dim=1)  # keeps segments of length zero inside the window
-        kept = (left >= config.trunc_thresh * whole) & ((left > 0) | unchanged)
-        if kept.any() or not len(kept):
+        inside = _cut_segments(clip, start - margin, start + window + margin, config.trunc_thresh)
+        if len(inside.labels) or not len(clip.labels):
             rows = slice(start, start + window)
-            return _keep_segments(clip, cut - start, kept), visual[rows], audio[rows]
+            return replace(inside, segments=inside.segments - start), visual[rows], audio[rows]
     warnings.warn(
         f"video {clip.video_id}: no window of {window} of its {length} windows keeps a segment; used uncropped",
         stacklevel=2,

@@ -47,17 +47,16 @@ def load_task_data(config: Config, task: TaskSpec, roles: tuple[str, ...] = ROLE
     annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
     source, chosen = open_features(task, config), task.dataset.train_classes
     seen = None if chosen is None else annotations.find_class_ids(chosen, task.dataset.num_classes)
-    splits = {"train": task.train_split, "val": task.val_split, "test": task.test_split}
 
     def open_clips(role: str) -> ClipDataset:
-        videos = annotations.select_splits(splits[role], task.dataset.max_videos) if role in roles else []
+        splits, limit = getattr(task, f"{role}_split"), task.dataset.max_videos
+        videos = annotations.select_splits(splits, limit) if role in roles else []
         if role == "train" and videos and seen is not None:
             videos = _drop_unseen(videos, seen, annotations, task)
         return ClipDataset(videos, source, task, config.run.seed)
 
     names = [annotations.class_name(label) for label in range(task.dataset.num_classes)]
-    train, val, test = (open_clips(role) for role in ROLES)
-    return TaskData(task, annotations, names, seen, train, val, test)
+    return TaskData(task, annotations, names, seen, *map(open_clips, ROLES))
 
 
 def _drop_unseen(videos: list[Video], seen: list[int], annotations: Annotations, task: TaskSpec) -> list[Video]:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -66,11 +66,7 @@ def read_provenance(place: Path) -> dict[str, Any] | None:
     return found or None
 
 
-class ExtractedFeatures(NamedTuple):
-    """Features that extract.py wrote, and how it made them."""
-
-    provenance: FeatureProvenance
-    files: NpyFolder | Hdf5Pack
+ExtractedFeatures = tuple[FeatureProvenance, NpyFolder | Hdf5Pack]
 
 
 def open_extracted(place: Path) -> ExtractedFeatures:
@@ -83,7 +79,7 @@ def open_extracted(place: Path) -> ExtractedFeatures:
     files = provenance.open(place)
     if not files.video_ids():
         raise UserError(f"{place}: holds no features; make some with extract.py")
-    return ExtractedFeatures(provenance, files)
+    return provenance, files
 
 
 def check_provenance(task: TaskSpec, encoder: str) -> None:

@@ -41,7 +41,7 @@ class _FeatureFiles:
         raise NotImplementedError
 
     def read_array(self, modality: str, video_id: str) -> np.ndarray:
-        """Read all of one modality, of any shape. Raises DataError where it is missing, damaged or not numeric."""
+        """Read all of one modality, of any shape. Raises DataError where it is missing or damaged."""
         raise NotImplementedError
 
     def name(self, modality: str, video_id: str) -> str:
@@ -156,8 +156,6 @@ class Hdf5Pack(_FeatureFiles):
         array = self.array(modality, video_id)
         if array is None:
             raise DataError(f"{self.path}: no {modality} features of {video_id}; extract them")
-        if array.dtype.kind not in "fiu":
-            raise DataError(f"{self.path}: {array.name}: holds {array.dtype}, expected numbers")
         return array
 
     def __getstate__(self) -> dict:
@@ -173,10 +171,9 @@ def open_pack(path: Path) -> h5py.File:
     """Open a pack for reading. Raises DataError where it is missing or damaged."""
     try:
         return h5py.File(path, "r")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such feature pack; make it with tools/pack_features.py") from None
     except OSError as error:
-        raise DataError(f"{path}: not a readable HDF5 pack ({error}); remove it and make it again") from None
+        problem = "no such feature pack" if isinstance(error, FileNotFoundError) else f"not a readable pack ({error})"
+        raise DataError(f"{path}: {problem}; make it with tools/pack_features.py") from None
 
 
 def packed_arrays(pack: h5py.File, modality: str) -> Mapping[str, h5py.Dataset]:

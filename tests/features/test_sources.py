@@ -92,7 +92,7 @@ def test_hdf5_pack_that_is_broken_is_a_user_error(tiny, run_script):
     pack = tiny / "broken.h5"
     arguments = [tiny / "tiny.yaml", "-o", f"TASK2.dataset.feat_folder={pack}", "--tasks", "2"]
     pack.write_bytes(b"no HDF5")
-    assert_user_error(*run_script("train.py", *arguments)[::2], "broken.h5: not a readable HDF5 pack")
+    assert_user_error(*run_script("train.py", *arguments)[::2], "broken.h5: not a readable pack")
     with h5py.File(pack, "w") as file:
         file["visual"] = 3
     assert_user_error(*run_script("train.py", *arguments)[::2], "24 of 24 features missing")

@@ -35,7 +35,7 @@ def test_store_written_features_are_read_back(tmp_path, place):
 def test_store_values_beyond_float16_stay_float32(tmp_path):
     store = FeatureStore(tmp_path / "folder", PROVENANCE)
     store.write("a", *make_features(value=1e5))
-    assert open_extracted(tmp_path / "folder").files.read("a").visual.dtype == np.float32
+    assert open_extracted(tmp_path / "folder")[1].read("a").visual.dtype == np.float32
 
 
 @pytest.mark.parametrize("place", ["folder", "pack.h5"])
@@ -73,7 +73,7 @@ def test_pack_store_interrupted_extraction_continues(tmp_path):
     assert store.has("a") and store.has("b")
     store.write("c", *make_features())
     store.finish()
-    assert open_extracted(path).files.video_ids() == ["a", "b", "c"]
+    assert open_extracted(path)[1].video_ids() == ["a", "b", "c"]
 
 
 def test_pack_store_adds_to_a_pack_of_pack_features(tmp_path):
@@ -84,7 +84,7 @@ def test_pack_store_adds_to_a_pack_of_pack_features(tmp_path):
     store = FeatureStore(tmp_path / "x.h5", PROVENANCE)
     store.write("b", *make_features())
     store.finish()
-    assert open_extracted(tmp_path / "x.h5").files.video_ids() == ["a", "b"]
+    assert open_extracted(tmp_path / "x.h5")[1].video_ids() == ["a", "b"]
 
 
 def test_pack_store_finish_keeps_the_parts_of_other_processes(tmp_path):
@@ -96,7 +96,7 @@ def test_pack_store_finish_keeps_the_parts_of_other_processes(tmp_path):
     second.write("b", *make_features())
     (tmp_path / "pack.h5.parts/.b.npy.1.tmp").unlink()
     second.finish()
-    assert open_extracted(path).files.video_ids() == ["a", "b"]
+    assert open_extracted(path)[1].video_ids() == ["a", "b"]
     assert [path.name for path in tmp_path.iterdir()] == ["pack.h5"]
 
 
@@ -110,7 +110,7 @@ def test_pack_store_full_disk_keeps_pack_and_parts(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["pack.h5.parts"]
     monkeypatch.undo()
     store.finish()
-    assert open_extracted(path).files.video_ids() == ["a"]
+    assert open_extracted(path)[1].video_ids() == ["a"]
 
 
 def test_pack_writer_many_reservations_lose_nothing(tmp_path):
