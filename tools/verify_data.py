@@ -17,13 +17,15 @@ from libs.core.config import Config
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError
 from libs.core.files import write_json
+from libs.datasets.checks.findings import sanitize
 from libs.datasets.checks.lengths import format_histograms
 from libs.datasets.checks.manifest import check_manifest, read_manifest, write_manifest
 from libs.datasets.checks.verify import VerificationReport, format_findings, verify
 
 
 def print_report(report: VerificationReport, config: Config) -> None:
-    print(tabulate(report.splits, headers="keys"), end="\n\n")
+    splits = [{key: sanitize(str(value), 60) for key, value in row.items()} for row in report.splits]
+    print(tabulate(splits, headers="keys"), end="\n\n")
     for key, found in report.tasks.items():
         print(format_histograms(found["histograms"], config.tasks[key]))
         print(*(f"  -> {suggestion}" for suggestion in found["advice"]), "", sep="\n")

@@ -1,5 +1,6 @@
 """A manifest of the SHA-256 of files, in the format of `sha256sum`."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,13 @@ from libs.datasets.checks.findings import Occurrence
 
 def write_manifest(path: Path, files: dict[str, str]) -> None:
     """Write one line for each file. files: name -> SHA-256."""
-    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
+    lines = []
+    for name, digest in sorted(files.items()):
+        escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+        mark = "" if escaped == name else "\\"  # as sha256sum marks escaped names
+        lines.append(f"{mark}{digest}  {escaped}\n")
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+        temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
 
 
 def read_manifest(path: Path) -> dict[str, str]:
@@ -30,7 +35,9 @@ def read_manifest(path: Path) -> dict[str, str]:
             digest, _, name = line.rstrip("\n").partition("  ")
             if not name:
                 raise DataError(f"{path}, line {number}: expected a SHA-256, two spaces and a file")
-            files[name] = digest
+            if digest.startswith("\\"):
+                name = re.sub(r"\\(.)", lambda match: {"n": "\n", "r": "\r"}.get(match[1], match[1]), name)
+            files[name] = digest.removeprefix("\\")
     return files
 
 

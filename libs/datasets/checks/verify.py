@@ -13,7 +13,7 @@ from libs.core.prompts import load_prompts
 from libs.datasets.annotations import read_annotations
 from libs.datasets.checks.events import TaskVideos, check_annotations, check_prompts
 from libs.datasets.checks.feature_files import TaskFeatures, check_features, hash_file
-from libs.datasets.checks.findings import SEVERITIES, Finding, Occurrence, group_occurrences
+from libs.datasets.checks.findings import SEVERITIES, Finding, Occurrence, group_occurrences, sanitize
 from libs.datasets.checks.leaks import check_leaks
 from libs.datasets.checks.lengths import TaskLengths, build_histograms, check_lengths, suggest_settings
 from libs.features.provenance import check_provenance
@@ -127,7 +127,9 @@ def format_findings(findings: list[Finding]) -> str:
     """Format a table with one row for each finding, and the remedies of errors and warnings."""
     if not findings:
         return "nothing found"
-    rows = [[f.severity, f.task, f.split, f.check, len(f.occurrences), f.format_examples()] for f in findings]
+    rows = [
+        [f.severity, f.task, sanitize(f.split, 60), f.check, len(f.occurrences), f.format_examples()] for f in findings
+    ]
     headers = ["severity", "task", "split", "check", "count", "examples"]
     table = tabulate(rows, headers, maxcolwidths=[None] * 5 + [EXAMPLES_WIDTH])
     remedies = {f"{finding.check}: {finding.remedy}": None for finding in findings if finding.severity != "note"}

@@ -11,14 +11,14 @@ from libs.datasets.checks.manifest import check_manifest, read_manifest, write_m
 
 
 def test_manifest_is_read_as_it_was_written(tmp_path):
-    files = {"a b.npy": "0" * 64, "back\\slash": "1" * 64, "ü\udcff.npy": "2" * 64}
+    files = {"a b.npy": "0" * 64, "back\\slash\n": "1" * 64, "ü\udcff.npy": "2" * 64}
     write_manifest(tmp_path / "m", files)
     assert read_manifest(tmp_path / "m") == files
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs sha256sum")
 def test_manifest_is_accepted_by_sha256sum(tmp_path):
-    path = tmp_path / "a b"
+    path = tmp_path / "a \\b\nc"
     path.write_text("text")
     write_manifest(tmp_path / "m", {str(path): hash_file(path)})
     assert subprocess.run(["sha256sum", "-c", "--quiet", tmp_path / "m"]).returncode == 0
