@@ -30,22 +30,13 @@ from libs.training.prompts import set_prompts
 def parse_args() -> argparse.Namespace:
     parser = build_parser(__doc__)
     parser.add_argument("config", metavar="CONFIG", help="the YAML file the checkpoint was trained with")
-    parser.add_argument(
-        "checkpoint", metavar="CKPT", type=Path, help="a checkpoint, or a run's folder (best, else last)"
-    )
+    parser.add_argument("checkpoint", metavar="CKPT", type=Path, help="a checkpoint, or a run (best, else last)")
     parser.add_argument("--tasks", metavar="1-2-3", help="the tasks to evaluate (default: all of CONFIG)")
-    parser.add_argument(
-        "-t", "--topk", type=int, metavar="N", help="detections a video (default: test_cfg.max_seg_num)"
-    )
-    parser.add_argument(
-        "--metrics",
-        metavar="NAMES",
-        help=f"all, or some of {','.join(METRICS)}: adds them to metrics.json, and a report",
-    )
+    parser.add_argument("-t", "--topk", type=int, metavar="N", help="detections a video (test_cfg.max_seg_num)")
+    names = f"all, or some of {','.join(METRICS)}: adds them to metrics.json, and a report"
+    parser.add_argument("--metrics", metavar="NAMES", help=names)
     parser.add_argument("--saveonly", action="store_true", help="write results files, score nothing")
-    parser.add_argument(
-        "-p", "--print-freq", type=int, default=1, metavar="N", help="batches a step of the progress bar"
-    )
+    parser.add_argument("-p", "--print-freq", type=int, default=1, metavar="N", help="batches a step of the progress")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where results go (default: beside the checkpoint)")
     add_launcher_option(parser)
     add_override_option(parser)
@@ -70,7 +61,7 @@ def select_trained(tasks: list[TaskSpec], requested: str | None, checkpoint: dic
 
 def build_model(config: Config, data: list[TaskData], checkpoint: dict, path: Path, ctx: DistributedContext) -> UniAV:
     """Build the network with the EMA weights of a checkpoint and its prompts, in evaluation mode."""
-    model = UniAV.from_config(config)
+    model = UniAV(config)
     check_same_network(checkpoint, config.model, path)
     load_weights(model, checkpoint["state_dict_ema"], path)
     set_prompts(model, config, data)

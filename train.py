@@ -21,15 +21,7 @@ from libs.datasets.checks.validate import suggest_verify_data, validate_task_dat
 from libs.datasets.task_data import TaskData, load_task_data
 from libs.evaluation.reports.tables import build_score_rows, format_score_table, scores_to_dict
 from libs.modeling.uniav import UniAV
-from libs.training.checkpoint import (
-    BEST,
-    LAST,
-    find_checkpoint,
-    load_checkpoint,
-    load_fitting,
-    load_resumable,
-    save_checkpoint,
-)
+from libs.training.checkpoint import BEST, LAST, find_checkpoint, load_fitting, load_resumable, save_checkpoint
 from libs.training.distributed import DistributedContext, init_distributed
 from libs.training.evaluation import EvalSet, run_inference
 from libs.training.logs import RunLog
@@ -47,9 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", metavar="NAME", help="the run's folder is ckpt/<config>_NAME (default: the time)")
     parser.add_argument("--tasks", metavar="1-2-3", help="the tasks to train (default: all of CONFIG)")
     parser.add_argument("--num_train_epochs", type=int, metavar="N", help="epochs after the warm-up")
-    parser.add_argument(
-        "--resume", metavar="PATH|auto", help="a checkpoint or run folder to go on from; auto: --output's"
-    )
+    parser.add_argument("--resume", metavar="PATH|auto", help="a checkpoint or run to go on from; auto: --output's")
     parser.add_argument("--init-from", metavar="PATH", help="start from those (EMA) weights of a checkpoint that fit")
     parser.add_argument("-p", "--print-freq", type=int, metavar="N", help="steps between two lines of metrics.jsonl")
     parser.add_argument("-c", "--ckpt-freq", type=int, metavar="N", help="epochs between two epoch_NNN.pth.tar")
@@ -75,8 +65,6 @@ def read_config(args: argparse.Namespace) -> Config:
 
 def choose_folder(args: argparse.Namespace, config: Config) -> tuple[Path, Path | None]:
     """Choose the run's folder and the checkpoint to resume from; raises UserError rather than overwrite a run."""
-    if "" in (args.output, args.resume, args.init_from):
-        raise ConfigError("--output, --resume and --init-from need a value; leave them out otherwise")
     if args.init_from and args.resume not in (None, "auto"):
         raise ConfigError("--init-from starts a run, --resume goes on with one; give one of them")
     if args.profile and args.resume:
@@ -87,7 +75,7 @@ def choose_folder(args: argparse.Namespace, config: Config) -> tuple[Path, Path 
         if args.output is None:
             raise ConfigError("--resume auto looks in the run's folder: name it with --output NAME")
         resume = folder / LAST if (folder / LAST).exists() else None
-    elif args.resume:
+    elif args.resume is not None:
         path = Path(args.resume)
         resume = path / LAST if (path / LAST).is_file() else find_checkpoint(path)
         folder = folder if args.output else resume.parent
@@ -123,10 +111,9 @@ def load_data(config: Config, tasks: list[TaskSpec], ctx: DistributedContext) ->
 def build_model(config: Config, data: list[TaskData], init: bool, ctx: DistributedContext) -> UniAV:
     """Build the network with its prompts; with `init`, run.init_from's weights replace random ones."""
     torch.manual_seed(config.run.seed)  # every rank starts from the same weights
-    model = UniAV.from_config(config)
-    if init and config.run.init_from:
-        path = find_checkpoint(Path(config.run.init_from))
-        loaded = load_fitting(model, load_checkpoint(path), config.model, path)
+    model = UniAV(config)
+    if init and config.run.init_from is not None:
+        loaded = load_fitting(model, config.model, find_checkpoint(Path(config.run.init_from)))
         if ctx.is_first:
             print(loaded)
     set_prompts(model, config, data)

@@ -27,8 +27,7 @@ from libs.training.optimizer import set_lr
 from libs.training.trainer import Trainer
 
 TOLERANCES = {"float32": 1e-3, "bf16": 0.05}  # relative, of losses and gradients
-STEP_TOLERANCES = {"float32": 0.01, "bf16": 0.05}
-DETECTION_TOLERANCES = {"float32": 0.01, "bf16": 0.05}  # of scores, and of the share of other detections
+WIDE_TOLERANCES = {"float32": 0.01, "bf16": 0.05}  # of weights, scores, and the share of other detections
 SAME_SEGMENT_S = 1e-2
 LR_FACTOR = 0.01  # of the learning rate, so that repeated steps on one batch do not make the loss explode
 
@@ -86,7 +85,7 @@ def build_train_case(settings: BenchmarkSettings, task: TaskSpec, whole_step: bo
     def build_variant(name: str, run: RunConfig) -> Variant:
         # In bf16 the signs of small gradients differ too often to compare weights.
         lr = LR_FACTOR * task.learning_rate if run.precision == "float32" else math.inf
-        tolerance = (STEP_TOLERANCES if whole_step else TOLERANCES)[run.precision]
+        tolerance = (WIDE_TOLERANCES if whole_step else TOLERANCES)[run.precision]
         return Variant(name, partial(train, build_trainer(settings, run)), partial(compute_error, lr=lr), tolerance)
 
     name = "whole step (clipping, AdamW, EMA)" if whole_step else "forward and backward"
@@ -123,7 +122,7 @@ def build_infer_case(settings: BenchmarkSettings, task: TaskSpec) -> BenchmarkCa
             return max(score_error(expected, found), *(relative_error([x], [y]) for x, y in pairs))
 
         compute_error = detection_error if precision == "float32" else bf16_error
-        return Variant(precision, run_inference, compute_error, DETECTION_TOLERANCES[precision])
+        return Variant(precision, run_inference, compute_error, WIDE_TOLERANCES[precision])
 
     return BenchmarkCase(
         f"inference with detections: {task.task_type} batch {task.batch_size}",
@@ -137,7 +136,7 @@ def build_decode_case(settings: BenchmarkSettings, task: TaskSpec) -> BenchmarkC
     batch = random_batch(settings.config, task, task.batch_size, settings.device, cropped=False)
     prediction = plain_predict(build_model(settings.config, settings.device).eval(), batch, task)
     plain, fast = (partial(decode, prediction, batch.clips, task) for decode in (plain_decode, decode_predictions))
-    variants = [Variant("float32", fast, detection_error, DETECTION_TOLERANCES["float32"])]
+    variants = [Variant("float32", fast, detection_error, WIDE_TOLERANCES["float32"])]
     return BenchmarkCase(f"of which decoding and soft-NMS: {task.task_type}", "s", plain, variants)
 
 

@@ -90,10 +90,10 @@ def small_config(folder: Path, **model) -> Config:
 
 
 def small_model(folder: Path, config: Config) -> UniAV:
-    model = UniAV.from_config(config)
+    model = UniAV(config)
     path = folder / "official_small.pth.tar"
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict_ema"]
-    model.load_state_dict(from_published(state, model.state_dict(), str(path)))
+    model.load_state_dict(from_published(state, model.state_dict()))
     prompts = np.load(folder / "small_prompts.npz")
     for key in config.tasks:
         model.set_prompts(key, torch.from_numpy(prompts[key]))
@@ -345,7 +345,7 @@ def check_training(folder: Path) -> Iterator[Check]:
 
 
 def check_optimizer_groups(folder: Path) -> Iterator[Check]:
-    model = UniAV.from_config(small_config(folder))
+    model = UniAV(small_config(folder))
     names = {parameter: published_name(name) for name, parameter in model.named_parameters()}
     config = small_config(folder).opt
     found = {

@@ -86,7 +86,7 @@ class Localizer:
             )
         class_names: dict[str, list[str]] = content["class_names"]
         selected = _select_tasks(config, tasks, class_names, path)
-        model = UniAV.from_config(config)
+        model = UniAV(config)
         load_weights(model, content["state_dict_ema"], path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model.to(device).eval()

@@ -90,14 +90,12 @@ class Backbone(nn.Module):
             return nn.ModuleDict({modality: make(modality) for modality in self.modalities})
 
         self.embed = per_modality(lambda modality: embedding(input_dims[modality]))
-        self.position = (
-            PositionEncoding(max_seq_len, config.embd_dim, config.official_pos_embd) if config.use_abs_pe else None
-        )
+        position = PositionEncoding(max_seq_len, config.embd_dim, config.official_pos_embd)
+        self.position = position if config.use_abs_pe else None
         self.stem = per_modality(lambda _: nn.ModuleList(block(0, 1) for _ in range(stem_blocks - 1)))
         self.cross = per_modality(lambda _: block(0, 1))
-        self.pyramid = per_modality(
-            lambda _: nn.ModuleList(block(level + 1, config.scale_factor) for level in range(pyramid_blocks))
-        )
+        levels = range(1, pyramid_blocks + 1)
+        self.pyramid = per_modality(lambda _: nn.ModuleList(block(level, config.scale_factor) for level in levels))
         self.scale_factor = config.scale_factor
         self.checkpointing = False  # recompute activations inside blocks in the backward pass (run.checkpointing)
 

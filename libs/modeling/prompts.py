@@ -24,9 +24,9 @@ class FrozenPrompts(nn.Module):
         super().__init__()
         self.register_buffer("table", table, persistent=False)
 
-    def set_table(self, table: Tensor, embed: TextEmbedding | None = None) -> None:
-        """Set the table (num_classes, text_dim) float32, row = label_id; `embed` is for learned context only."""
-        self.table = table
+    def set_source(self, source: Tensor) -> None:
+        """Set the table (num_classes, text_dim) float32, row = label_id."""
+        self.table = source
 
     def forward(self) -> Tensor:
         return self.table
@@ -43,7 +43,7 @@ class OffsetPrompts(FrozenPrompts):
         return self.table + self.learned
 
 
-class ContextPrompts(FrozenPrompts):
+class ContextPrompts(nn.Module):
     """The text encoder's embedding of learned vectors before each class name (CoOp's unified context)."""
 
     embed: TextEmbedding
@@ -52,16 +52,15 @@ class ContextPrompts(FrozenPrompts):
         super().__init__()
         self.learned = nn.Parameter(CONTEXT_STD * torch.randn(length, width))
 
-    def set_table(self, table: Tensor, embed: TextEmbedding | None = None) -> None:
-        """Set the embedding of context, and the table that it makes of the initial context."""
-        assert embed is not None, "learned context needs a text encoder"
-        self.table, self.embed = table, embed
+    def set_source(self, source: TextEmbedding) -> None:
+        """Set the function that embeds context."""
+        self.embed = source
 
     def forward(self) -> Tensor:
         return self.embed(self.learned)
 
 
-def build_prompt_module(config: ModelConfig, task: TaskSpec) -> FrozenPrompts:
+def build_prompt_module(config: ModelConfig, task: TaskSpec) -> FrozenPrompts | ContextPrompts:
     """Build a task's prompts as `model.prompts` says."""
     if config.prompts == "offsets":
         return OffsetPrompts(task.dataset.num_classes, config.text_dim)

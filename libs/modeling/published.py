@@ -10,8 +10,6 @@ import re
 import torch
 from torch import Tensor
 
-from libs.core.errors import CheckpointError
-
 PREFIX = "module."
 _RULES = [
     (r"backbone\.embed\.(\w+)\.(\d+)\.conv\.", r"backbone.embd_<\1>.\2.conv."),
@@ -47,21 +45,12 @@ def published_name(name: str) -> str:
     return PREFIX + name
 
 
-def is_published(state: dict[str, Tensor]) -> bool:
-    return any(key.startswith(PREFIX) for key in state)
-
-
-def from_published(state: dict[str, Tensor], ours: dict[str, Tensor], path: str) -> dict[str, Tensor]:
+def from_published(state: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert a published state_dict to the names and shapes of `ours`, the network's state_dict.
 
-    Names and shapes that do not fit are left as they are, for the caller's comparison.
-
-    Raises:
-        CheckpointError: if no name fits.
+    Names and shapes that do not fit are left as they are, for the caller's comparison; so is a state_dict of ours.
     """
     names = {published_name(name): name for name in ours}
-    if not names.keys() & state.keys():
-        raise CheckpointError(f"{path}: has the published prefix {PREFIX!r}, but none of the published names")
     fitted = {}
     for key, value in state.items():
         name = names.get(key, key)

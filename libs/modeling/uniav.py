@@ -1,9 +1,11 @@
 """The network: a shared backbone, heads over its pyramid, and each task's prompts."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from libs.core.config import Config, ModelConfig, TaskSpec
+from libs.core.config import Config
 from libs.core.types import Batch, Prediction
 from libs.modeling.backbone import Backbone
 from libs.modeling.blocks import SHARED, PerTask
@@ -19,47 +21,33 @@ class UniAV(nn.Module):
     not trained, so that one checkpoint format serves every subset. Call `set_prompts` for the tasks in use.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        tasks: list[TaskSpec],
-        backbone: Backbone,
-        classifier: PromptClassifier | LinearClassifier,
-        regressor: OffsetRegressor,
-    ):
-        super().__init__()
-        self.config = config
-        self.tasks = {task.key: task for task in tasks}
-        self.backbone, self.cls_head, self.reg_head = backbone, classifier, regressor
-        with_prompts = tasks if self.uses_prompts else []
-        self.prompts = PerTask({task.key: build_prompt_module(config, task) for task in with_prompts})
-        self.points = PointGenerator(config)
-
-    @classmethod
-    def from_config(cls, config: Config) -> "UniAV":
+    def __init__(self, config: Config):
         """Build the network that a configuration describes, with random weights."""
+        super().__init__()
+        self.config, self.tasks = config.model, config.tasks
         tasks = list(config.tasks.values())
         task_types = sorted({task.task_type for task in tasks})
-        backbone = Backbone(config.model, task_types, config.max_seq_len)
+        self.backbone = Backbone(config.model, task_types, config.max_seq_len)
         linear = config.model.classifier == "linear"
-        classifier = LinearClassifier(config.model, tasks) if linear else PromptClassifier(config.model)
-        return cls(config.model, tasks, backbone, classifier, OffsetRegressor(config.model, tasks))
+        self.cls_head = LinearClassifier(config.model, tasks) if linear else PromptClassifier(config.model)
+        self.reg_head = OffsetRegressor(config.model, tasks)
+        modules = {task.key: build_prompt_module(config.model, task) for task in tasks if self.uses_prompts}
+        self.prompts: Any = PerTask(modules)  # nn.ModuleDict does not type its modules
+        self.points = PointGenerator(config.model)
 
     @property
     def uses_prompts(self) -> bool:
         """Whether other prompts mean other classes; a linear classifier ignores prompts."""
         return self.config.classifier == "prompt"
 
-    def set_prompts(self, task: str, table: Tensor, embed: TextEmbedding | None = None) -> None:
-        """Set a task's prompt table.
+    def set_prompts(self, task: str, source: Tensor | TextEmbedding) -> None:
+        """Set what a task's prompts come from.
 
         Args:
-            table: (num_classes, text_dim) float32, row = label_id.
-            embed: for learned context, the function from context (context_length, context_dim) to such a table.
+            source: a table (num_classes, text_dim) float32, row = label_id; for learned context, the function from
+                context (context_length, context_dim) to such a table.
         """
-        prompts = self.prompts[task]
-        assert isinstance(prompts, FrozenPrompts)
-        prompts.set_table(table, embed)
+        self.prompts[task].set_source(source)
 
     def override_prompts(self, task: str, table: Tensor) -> None:
         """Replace a task's prompts by a fixed table, for inference; what was learned of them is dropped."""

@@ -1,6 +1,5 @@
 """Checkpoints: written whole or not at all, read without running code in them."""
 
-import pickle
 import shutil
 import warnings
 from pathlib import Path
@@ -13,17 +12,14 @@ from libs.core.config import ModelConfig
 from libs.core.configfile import diff_configs, from_tree
 from libs.core.errors import CheckpointError, format_list
 from libs.core.files import replacing
-from libs.modeling.published import from_published, is_published, rename_earlier_parameters
+from libs.modeling.published import from_published, rename_earlier_parameters
 
 STATE_DICTS = ("state_dict", "state_dict_ema")
 LAST, BEST, EPOCH_PATTERN = "last.pth.tar", "best.pth.tar", "epoch_*.pth.tar"
 MODULE_DEPTH = 3  # parts of a parameter's name that are printed
 EVALUATION_MAY_CHANGE = frozenset(["official_pos_embd", "dropout", "drop_path"])  # of the model section
-RUN_STATE = {  # what a run resumes from, and its types
-    **dict.fromkeys(("epoch", "step"), int),
-    "best": float,
-    **dict.fromkeys(("state_dict", "optimizer", "criteria", "stop_and_go", "num_batches_seen", "config"), dict),
-}
+# What a run resumes from.
+RUN_STATE = "epoch", "step", "best", "state_dict", "optimizer", "criteria", "stop_and_go", "num_batches_seen", "config"
 
 
 def save_checkpoint(state: dict[str, Any], *paths: Path) -> None:
@@ -60,23 +56,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is damaged, or if loading it would run code.
     """
-    unreadable = f"{path}: damaged, or no checkpoint that can be read without running code; copy or save it again"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of foreign pickles; our one line says it
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint file") from None
-    except pickle.UnpicklingError as error:
-        # A pickle that would call something names a GLOBAL; other errors mean that it is no checkpoint.
-        if "GLOBAL" not in str(error):
-            raise CheckpointError(unreadable) from None
-        raise CheckpointError(
-            f"{path}: holds Python objects that would run code when loaded; expected tensors and plain values, save "
-            "it again as a plain dict"
-        ) from None
+    except OSError:
+        raise
     except Exception:  # a damaged file fails in many ways
-        raise CheckpointError(unreadable) from None
+        problem = "damaged, or holds Python objects that would run code when loaded"
+        raise CheckpointError(f"{path}: {problem}; copy it again, or save tensors and plain values alone") from None
     states = {name: content[name] for name in STATE_DICTS if name in content} if isinstance(content, dict) else {}
     if "state_dict_ema" not in states or not all(map(_is_state_dict, states.values())):
         raise CheckpointError(f"{path}: no checkpoint of this project, expected a dict with state_dict_ema")
@@ -92,8 +80,7 @@ def _is_state_dict(state: Any) -> bool:
 def load_resumable(path: Path) -> dict[str, Any]:
     """Load the checkpoint of a run that can go on; raises CheckpointError on one that only holds weights."""
     content = load_checkpoint(path)
-    missing = [key for key, kind in RUN_STATE.items() if not isinstance(content.get(key), kind)]
-    if missing:
+    if missing := [key for key in RUN_STATE if key not in content]:
         raise CheckpointError(f"{path}: cannot be resumed, it holds no {', '.join(missing)}; start a new run")
     return content
 
@@ -101,8 +88,7 @@ def load_resumable(path: Path) -> dict[str, Any]:
 def load_weights(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """Load a state_dict, ours or a published one; raises CheckpointError naming the first mismatches."""
     ours = model.state_dict()
-    if is_published(state):
-        state = from_published(state, ours, str(path))
+    state = from_published(state, ours)
     problems = [f"{name} is missing" for name in ours if name not in state]
     problems += [f"{name} is not in this network" for name in state if name not in ours]
     problems += [
@@ -111,14 +97,13 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
         if name in state and state[name].shape != ours[name].shape
     ]
     if problems:
-        raise CheckpointError(
-            f"{path}: does not fit the configured network in {len(problems)} parameters: "
-            f"{format_list(problems, separator='; ')}; use the configuration it was trained with"
-        )
+        misfit = f"does not fit the configured network in {len(problems)} parameters"
+        named = format_list(problems, separator="; ")
+        raise CheckpointError(f"{path}: {misfit}: {named}; use the configuration it was trained with")
     model.load_state_dict(state)
 
 
-def load_fitting(model: nn.Module, content: dict[str, Any], config: ModelConfig, path: Path) -> str:
+def load_fitting(model: nn.Module, config: ModelConfig, path: Path) -> str:
     """Load those (EMA) weights of a checkpoint that fit this network, of `config`, by name and shape.
 
     Returns:
@@ -127,9 +112,8 @@ def load_fitting(model: nn.Module, content: dict[str, Any], config: ModelConfig,
     Raises:
         CheckpointError: if nothing fits.
     """
-    ours, state = model.state_dict(), content["state_dict_ema"]
-    if is_published(state):
-        state = from_published(state, ours, str(path))
+    ours, content = model.state_dict(), load_checkpoint(path)
+    state = from_published(content["state_dict_ema"], ours)
     fitting = {name: x for name, x in state.items() if name in ours and x.shape == ours[name].shape}
     if not fitting:
         raise CheckpointError(f"{path}: no parameter fits the configured network; use a configuration of its sizes")

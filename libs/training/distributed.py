@@ -68,21 +68,6 @@ class DistributedContext:
         return values / self.world_size
 
 
-@contextmanager
-def explain_memory_errors() -> Iterator[None]:
-    """Turn the errors of PyTorch that mean "out of memory" into a ConfigError that says what to do."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        detail = "".join(f" ({line})" for line in str(error).splitlines()[:1])
-        raise ConfigError(
-            f"memory ran out{detail}; lower the tasks' batch_size (in evaluation "
-            "loader.eval_batch_size), set run.precision=bf16 or run.checkpointing=true"
-        ) from None
-
-
 def has_bf16() -> bool:
     """Return whether this CPU has bf16 instructions; without them bf16 works, but very slowly."""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -109,15 +94,19 @@ def init_distributed(local_rank: int | None, precision: str) -> Iterator[Distrib
             raise ConfigError(f"rank {local} has no GPU, {torch.cuda.device_count()} found; start one process a GPU")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    if precision == "bf16" and device.type == "cpu" and int(os.environ.get("RANK", 0)) == 0 and not has_bf16():
+    ctx = DistributedContext(int(os.environ.get("RANK", 0)), world, device, precision)
+    if precision == "bf16" and device.type == "cpu" and ctx.is_first and not has_bf16():
         print("warning: run.precision is bf16, but this CPU has no instructions for it: float32 is many times faster")
-    if world == 1:
-        with explain_memory_errors():
-            yield DistributedContext(0, 1, device, precision)
-        return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if world > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        with explain_memory_errors():
-            yield DistributedContext(dist.get_rank(), dist.get_world_size(), device, precision)
+        yield ctx
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        detail = "".join(f" ({line})" for line in str(error).splitlines()[:1])
+        less = "batch_size (in evaluation loader.eval_batch_size), set run.precision=bf16 or run.checkpointing=true"
+        raise ConfigError(f"memory ran out{detail}; lower the tasks' {less}") from None
     finally:
-        dist.destroy_process_group()
+        if world > 1:
+            dist.destroy_process_group()

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from libs.core.config import Config, TaskSpec
 from libs.core.errors import DataError
-from libs.core.types import Batch, Detections, Prediction, Video
+from libs.core.types import Batch, Detections, Video
 from libs.datasets.loaders import EvalBatches
 from libs.datasets.task_data import TaskData
 from libs.evaluation.metrics.average_precision import DetectionScores, score_detections
@@ -48,22 +48,19 @@ class EvalSet:
 
 
 @torch.inference_mode()
-def run_inference(
-    model: nn.Module, eval_set: EvalSet, ctx: DistributedContext, progress_interval: int = 1
-) -> Detections:
+def run_inference(model: nn.Module, eval_set: EvalSet, ctx: DistributedContext, interval: int = 1) -> Detections:
     """Detect events in all videos of a split; each rank computes its batches.
 
     Args:
         model: in evaluation mode.
-        progress_interval: batches between two updates of the progress bar.
+        interval: batches between two updates of the progress bar.
 
     Returns:
         the detections of all ranks, on every rank, in the order of the split's videos.
     """
     hidden = None if ctx.is_first else True  # None: shown on a terminal
-    progress = tqdm(
-        eval_set.batches, f"evaluating {eval_set.name}", leave=False, miniters=progress_interval, disable=hidden
-    )
+    title = f"evaluating {eval_set.name}"
+    progress = tqdm(eval_set.batches, title, leave=False, miniters=interval, disable=hidden)
     parts = ctx.run_on_all(lambda: [_detect_batch(model, batch.to(ctx.device), eval_set, ctx) for batch in progress])
     detections = Detections.concat([part for parts in ctx.all_gather(parts) for part in parts])
     video_ids = [video.video_id for video in eval_set.videos]
@@ -72,19 +69,12 @@ def run_inference(
 
 
 def _detect_batch(model: nn.Module, batch: Batch, eval_set: EvalSet, ctx: DistributedContext) -> Detections:
+    """Detect the events of a batch; raises DataError on output that is not finite, which would give no events."""
     with ctx.autocast():
         prediction = model(batch, eval_set.task.key)
-    check_finite(prediction, batch, eval_set.name)
-    return decode_predictions(prediction, batch.clips, eval_set.task, eval_set.external)
-
-
-def check_finite(prediction: Prediction, batch: Batch, name: str) -> None:
-    """Raise DataError naming the videos whose output holds NaN or Inf; they would silently get no events."""
     finite = prediction.logits.isfinite().all(-1) & prediction.offsets.isfinite().all(-1).all(-1)  # (B, P)
-    finite = (finite | ~prediction.mask).all(-1)  # (B,)
-    if not finite.all():
-        ids = ", ".join(clip.video_id for clip, good in zip(batch.clips, finite.tolist(), strict=True) if not good)
-        raise DataError(
-            f"{name}: the network's output is not finite for {ids}; look for NaN in their features "
-            "(tools/verify_data.py)"
-        )
+    finite = (finite | ~prediction.mask).all(-1).tolist()  # (B,)
+    if ids := ", ".join(clip.video_id for clip, good in zip(batch.clips, finite, strict=True) if not good):
+        problem = f"the network's output is not finite for {ids}"
+        raise DataError(f"{eval_set.name}: {problem}; look for NaN in their features (tools/verify_data.py)")
+    return decode_predictions(prediction, batch.clips, eval_set.task, eval_set.external)

@@ -27,7 +27,7 @@ class Throughput(NamedTuple):
 
 
 class LossMeter:
-    """Mean losses of a task between two log lines, and of the total loss in the epoch."""
+    """Mean losses of a task between two log lines, and the sum of its total loss over the steps that were read."""
 
     def __init__(self):
         self.sums: dict[str, torch.Tensor] = {}
@@ -48,11 +48,6 @@ class LossMeter:
         self.read_steps += self.count
         self.sums, self.count = {}, 0
         return result
-
-    @property
-    def mean_total(self) -> float:
-        """The mean total loss over all steps that were read."""
-        return self.read_total / self.read_steps
 
 
 class RunLog:

@@ -19,23 +19,16 @@ def build_optimizer(model: UniAV, config: OptimizerConfig, base_lr: float) -> to
 
     The prompt projection has its own learning rate; each group stores its `base_lr`.
     """
-    prompt_proj = [m for name, m in model.cls_head.named_children() if name == "prompt_proj"]
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    with_own_lr = {id(p) for layer in prompt_proj for p in layer.parameters()}
-    for module in model.modules():
+    for place, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             decay = config.weight_decay if isinstance(module, DECAYED) and name == "weight" else 0.0
-            groups.setdefault((id(parameter) in with_own_lr, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": params, "weight_decay": decay, "base_lr": config.clip_proj_lr if own_lr else base_lr}
-            for (own_lr, decay), params in groups.items()
-        ],
-        lr=base_lr,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        fused=True,
-    )
+            groups.setdefault((place == "cls_head.prompt_proj", decay), []).append(parameter)
+    parts = [
+        {"params": group, "weight_decay": decay, "base_lr": config.clip_proj_lr if own_lr else base_lr}
+        for (own_lr, decay), group in groups.items()
+    ]
+    return torch.optim.AdamW(parts, lr=base_lr, fused=True)
 
 
 def lr_factor(config: OptimizerConfig, step: int, steps_per_epoch: int) -> Callable[[float], float]:

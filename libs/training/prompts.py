@@ -23,8 +23,8 @@ def set_prompts(model: UniAV, config: Config, data: list[TaskData]) -> None:
     if config.model.prompts == "context":
         _set_learned_context(model, config, data)
         return
-    for task in (task_data.task for task_data in data):
-        model.set_prompts(task.key, torch.from_numpy(build_prompts(task, config.model)))
+    for task_data in data:
+        model.set_prompts(task_data.task.key, torch.from_numpy(build_prompts(task_data.task, config.model)))
 
 
 def _set_learned_context(model: UniAV, config: Config, data: list[TaskData]) -> None:
@@ -44,6 +44,4 @@ def _set_learned_context(model: UniAV, config: Config, data: list[TaskData]) -> 
                 f"encoder {encoder.name}: embeds text in {encoder.text_dim} numbers, its tokens have {width}; set "
                 f"model.text_dim to {encoder.text_dim} and model.context_dim to {width}"
             )
-        with torch.no_grad():
-            table = embed(model.prompts[task.key].learned).cpu()  # the encoder may be on a GPU
-        model.set_prompts(task.key, table, embed)
+        model.set_prompts(task.key, embed)

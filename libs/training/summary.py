@@ -23,7 +23,7 @@ def summarize(config: Config, tasks: list[TaskSpec]) -> tuple[str, dict]:
         a table for people, and {"parameters", "by_part", "tasks": {key: {"parameters", "flops_a_video"}}}.
     """
     with FakeTensorMode():
-        model = UniAV.from_config(config).eval()
+        model = UniAV(config).eval()
         parts = {
             "embedding": [model.backbone.embed],
             "stem": [model.backbone.stem],

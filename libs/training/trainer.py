@@ -30,24 +30,11 @@ from libs.training.stop_and_go import StopAndGo
 
 T = TypeVar("T")
 
-# Keys that may differ at resume: they say where files are, how they are loaded and logged, or are meant to change.
-# Keys of evaluation are not among them, since they steer stop-and-go.
-RESUME_MAY_CHANGE = frozenset(
-    [
-        "loader",
-        "run.compile",
-        "run.checkpointing",
-        "run.output_folder",
-        "run.tasks",  # the checkpoint says which it has
-        "run.init_from",
-        "run.print_freq",
-        "run.ckpt_freq",
-        "json_file",
-        "feat_folder",
-        "prompt_file",
-        "opt.num_train_epochs",
-    ]
-)
+# Keys that may differ at resume: they say where files are, how they are loaded and logged, or are meant to change (the
+# checkpoint has the tasks). Keys of evaluation are not among them, since they steer stop-and-go.
+_PLACES = ("json_file", "feat_folder", "prompt_file", "run.output_folder")
+_PROCEDURE = ("loader", "run.compile", "run.checkpointing", "run.print_freq", "run.ckpt_freq")
+RESUME_MAY_CHANGE = frozenset([*_PLACES, *_PROCEDURE, "run.tasks", "run.init_from", "opt.num_train_epochs"])
 
 
 class PendingLoss(NamedTuple):
@@ -94,11 +81,9 @@ class Trainer:
         self.parallel: nn.Module = model
         if ctx.world_size > 1:
             # A task uses its own experts and last layers only; gradients of the others must stay None.
+            devices = [ctx.device] if ctx.device.type == "cuda" else None
             self.parallel = DistributedDataParallel(
-                model,
-                device_ids=[ctx.device] if ctx.device.type == "cuda" else None,
-                broadcast_buffers=False,
-                find_unused_parameters=True,
+                model, devices, broadcast_buffers=False, find_unused_parameters=True
             )
 
     @property
@@ -125,12 +110,11 @@ class Trainer:
                 progress.set_postfix(self._log_progress(log, meters, *now.since(last)))
         self.epoch += 1
         if self.ctx.is_first:
-            trained = [f"{key} {meter.mean_total:.3f}" for key, meter in meters.items() if meter.read_steps]
+            trained = [f"{key} {m.read_total / m.read_steps:.3f}" for key, m in meters.items() if m.read_steps]
             losses = f"loss {', '.join(trained)}" if trained else "all tasks are paused"
             rate, waiting = now.since(epoch_start)
-            print(
-                f"{name}: {losses}; lr {self.lr:.1e}; {rate:.0f} videos/s, {waiting:.0%} waiting for data", flush=True
-            )
+            pace = f"{rate:.0f} videos/s, {waiting:.0%} waiting for data"
+            print(f"{name}: {losses}; lr {self.lr:.1e}; {pace}", flush=True)
 
     @property
     def lr(self) -> float:
@@ -196,8 +180,7 @@ class Trainer:
         max_norm = self.config.opt.clip_grad_norm or torch.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, max_norm)
         self.optimizer.step()
-        for parameter in self.parameters:  # None, not zero: AdamW must pass over what the next task does not use
-            parameter.grad = None
+        self.optimizer.zero_grad()  # to None, not zero: AdamW must pass over what the next task does not use
         self.ema.update()
         return grad_norm
 
@@ -213,15 +196,12 @@ class Trainer:
         first = finite.index(False) if False in finite else len(pending)
         earliest = min(self.ctx.all_gather(first))
         if earliest < len(pending):
-            failed = pending[first] if first == earliest else None
-            self.ctx.run_on_all(lambda: self._raise_non_finite_loss(failed) if failed else None)
+            self.ctx.run_on_all(lambda: self._raise_non_finite_loss(*pending[first]) if first == earliest else None)
 
-    def _raise_non_finite_loss(self, batch: PendingLoss) -> None:
-        raise TrainingError(
-            f"{batch.task}: loss is {batch.loss.item()} at step {batch.step + 1} (epoch {self.epoch + 1}), videos "
-            f"{', '.join(batch.video_ids)}; look for NaN in their features (tools/verify_data.py), or lower the "
-            "learning rate"
-        )
+    def _raise_non_finite_loss(self, task: str, step: int, video_ids: tuple[str, ...], loss: torch.Tensor) -> None:
+        place = f"step {step + 1} (epoch {self.epoch + 1}), videos {', '.join(video_ids)}"
+        remedy = "look for NaN in their features (tools/verify_data.py), or lower the learning rate"
+        raise TrainingError(f"{task}: loss is {loss.item()} at {place}; {remedy}")
 
     def update_stop_and_go(self, scores: dict[str, float]) -> bool:
         """Pause and resume tasks by their average mAP; returns whether the mean of the tasks is the best so far."""
@@ -235,8 +215,10 @@ class Trainer:
         self.best = max(self.best, mean)
         return is_best
 
+    @torch.no_grad()
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds: all that a run resumes from, and what inference needs."""
+        tasks_with_prompts = self.tasks if self.model.uses_prompts else []
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -248,17 +230,10 @@ class Trainer:
             "stop_and_go": {key: state.state_dict() for key, state in self.stop_and_go.items()},
             "num_batches_seen": {key: stream.num_batches_seen for key, stream in self.streams.items()},
             "config": self.config.to_tree(),
-            # For inference on new videos (libs/inference).
+            # For inference on new videos (libs/inference). Prompts include what was learned of them.
             "class_names": {task_data.task.key: task_data.class_names for task_data in self.data},
-            "prompts": self._prompt_tables(),
+            "prompts": {task.key: self.ema.model.prompts[task.key]().clone() for task in tasks_with_prompts},
         }
-
-    def _prompt_tables(self) -> dict[str, torch.Tensor]:
-        """The prompt tables of the EMA network, learned parts included; none for a linear classifier."""
-        if not self.model.uses_prompts:
-            return {}
-        with torch.no_grad():
-            return {task.key: self.ema.model.prompts[task.key]().clone() for task in self.tasks}
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         """Go on where a checkpoint (load_resumable's) stopped.
@@ -267,18 +242,13 @@ class Trainer:
             CheckpointError: if it is of other tasks, another network, or a configuration that trains differently.
         """
         if list(state["num_batches_seen"]) != list(self.streams):
-            trained = "-".join(state["num_batches_seen"])
-            raise CheckpointError(
-                f"{path}: was trained on {trained}, not on {'-'.join(self.streams)}; resume with the same --tasks"
-            )
+            before, now = ("-".join(tasks) for tasks in (state["num_batches_seen"], self.streams))
+            raise CheckpointError(f"{path}: was trained on {before}, not on {now}; resume with the same --tasks")
         load_weights(self.model, state["state_dict"], path)
         # from_tree fills in keys that did not exist when the checkpoint was written.
-        changed = diff_configs(from_tree(state["config"]).to_tree(), self.config.to_tree(), RESUME_MAY_CHANGE)
-        if changed:
-            raise CheckpointError(
-                f"{path}: the run had another configuration: {format_list(changed, separator='; ')}; resume with the "
-                "same, or start anew"
-            )
+        before = from_tree(state["config"]).to_tree()
+        if changed := format_list(diff_configs(before, self.config.to_tree(), RESUME_MAY_CHANGE), separator="; "):
+            raise CheckpointError(f"{path}: was trained otherwise: {changed}; resume with the same, or start anew")
         load_weights(self.ema.model, state["state_dict_ema"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         for parameter, moments in self.optimizer.state.items():  # fused AdamW expects the memory layout of the weights

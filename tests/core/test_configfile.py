@@ -69,7 +69,7 @@ def _plain(value):
 
 def test_full_configuration_has_published_size():
     with torch.device("meta"):
-        model = UniAV.from_config(load_config(FULL))
+        model = UniAV(load_config(FULL))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(130.75e6, abs=5e3)
 
 

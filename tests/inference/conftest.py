@@ -20,7 +20,7 @@ def save_checkpoint(folder: Path, **changes) -> Path:
     tree["model"] |= {"encoder": "builtin", "input_dim_visual": WIDTHS[0], "input_dim_audio": WIDTHS[1]}
     config = from_tree(tree)
     torch.manual_seed(0)
-    model = UniAV.from_config(config)
+    model = UniAV(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape) * 0.3)  # does not depend on the parameter's memory format

@@ -9,12 +9,12 @@ from libs.modeling.uniav import UniAV
 def make_model(config, seed=0) -> UniAV:
     """Random weights all over: fresh norms and scales would hide mistakes."""
     torch.manual_seed(seed)
-    model = UniAV.from_config(config).eval()
+    model = UniAV(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3)
-    for key, task in config.tasks.items():
-        model.set_prompts(key, torch.randn(task.dataset.num_classes, config.model.text_dim))
+    for key in model.prompts:
+        model.set_prompts(key, torch.randn(config.tasks[key].dataset.num_classes, config.model.text_dim))
     return model
 
 

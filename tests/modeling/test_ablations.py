@@ -49,7 +49,7 @@ def test_network_without_cross_attention_keeps_modalities_apart(tmp_path, cross)
 
 @pytest.mark.parametrize("levels", [[], [0], [1, 2], None])
 def test_network_has_experts_at_expert_levels_only(tmp_path, levels):
-    model = UniAV.from_config(make_config(tmp_path, expert_levels=levels))
+    model = UniAV(make_config(tmp_path, expert_levels=levels))
     for name in (name for name in model.state_dict() if ".experts." in name):
         parts = name.split(".")
         level = 1 + int(parts[3]) if parts[1] == "pyramid" else 0
@@ -63,7 +63,7 @@ def test_network_has_experts_at_expert_levels_only(tmp_path, levels):
 def test_linear_classifier_has_no_prompts_and_starts_at_prior(tmp_path):
     config = make_config(tmp_path, classifier="linear")
     torch.manual_seed(0)
-    model, batch = UniAV.from_config(config).eval(), make_batch([32, 20], 32)
+    model, batch = UniAV(config).eval(), make_batch([32, 20], 32)
     for task in TASKS:
         found = model(batch, task)
         assert found.logits.shape[2] == config.tasks[task].dataset.num_classes

@@ -5,5 +5,5 @@ from libs.modeling.uniav import UniAV
 
 
 def test_published_names_are_unique(config):
-    names = [published_name(name) for name in UniAV.from_config(config).state_dict()]
+    names = [published_name(name) for name in UniAV(config).state_dict()]
     assert len(set(names)) == len(names)

@@ -113,7 +113,7 @@ def test_ablation_file_has_question_base_and_network(path):
     config = load_config(path)
     torch.manual_seed(0)
     with torch.device("meta"):
-        model = UniAV.from_config(config)
+        model = UniAV(config)
     assert config.select_tasks(None) and model
     base = yaml.safe_load(text)["base"]
     assert load_config(path.parent / base).to_tree() != config.to_tree() or path.stem == "base"

@@ -147,7 +147,8 @@ def test_train_bad_data_is_a_user_error(tiny, run_script, make_mistake):
             ["no video in split practice", "splits are: test, train, val"],
         ),
         (["CONFIG", "--resume", "nowhere"], ["nowhere: no such checkpoint"]),
-        (["CONFIG", "--resume", ""], ["--resume and --init-from need a value"]),
+        (["CONFIG", "--resume", ""], ["holds no checkpoint"]),
+        (["CONFIG", "--init-from", ""], ["holds no checkpoint"]),
         (["CONFIG", "--resume", "auto"], ["--resume auto", "--output"]),
         (["CONFIG", "--num_train_epochs", "0"], ["opt.num_train_epochs", "greater than 0, got 0"]),
         (["CONFIG", "-o", "TASK2.dataset.feat_folder=none.h5"], ["none.h5: no such feature pack"]),
@@ -169,7 +170,7 @@ def test_bad_checkpoint_is_a_user_error(tiny, run_script):
     torch.save({"state_dict_ema": {"backbone.x": torch.zeros(1)}}, ckpt)
     assert_user_error(*run_script("eval.py", config, ckpt)[::2], "does not fit the configured network", "is missing; ")
     torch.save({"state_dict_ema": {"module.x": torch.zeros(1)}}, ckpt)
-    assert_user_error(*run_script("eval.py", config, ckpt)[::2], "none of the published names")
+    assert_user_error(*run_script("eval.py", config, ckpt)[::2], "does not fit the configured network")
     assert_user_error(*run_script("train.py", config, "--resume", ckpt)[::2], "cannot be resumed, it holds no epoch")
     assert not list(tiny.glob("results*"))
 

@@ -25,7 +25,7 @@ def test_learned_offsets_train_per_task_and_are_exported(tmp_path):
     for offsets in (p.learned for p in model.prompts.values()):
         torch.nn.init.zeros_(offsets)
     frozen = make_config(tmp_path)
-    plain = UniAV.from_config(frozen)
+    plain = UniAV(frozen)
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if "learned" not in k})
     for task in TASKS:
         plain.set_prompts(task, model.prompts[task].table)
@@ -106,7 +106,8 @@ def test_load_fitting_loads_by_name_and_shape(tmp_path):
     before = {name: x.clone() for name, x in new.state_dict().items()}
     state = {k: v for k, v in old.state_dict().items() if ".experts.SED." not in k} | {"extra.weight": torch.ones(1)}
     content = {"state_dict_ema": state, "config": make_config(tmp_path, cross_attention=False).to_tree()}
-    message = load_fitting(new, content, make_config(tmp_path, text_dim=5).model, tmp_path / "old.pth.tar")
+    torch.save(content, tmp_path / "old.pth.tar")
+    message = load_fitting(new, make_config(tmp_path, text_dim=5).model, tmp_path / "old.pth.tar")
     for name, x in new.state_dict().items():
         kept = ".experts.SED." in name or name == "cls_head.prompt_proj.weight"
         assert torch.equal(x, before[name] if kept else old.state_dict()[name]), name
@@ -114,5 +115,6 @@ def test_load_fitting_loads_by_name_and_shape(tmp_path):
     assert "start random, not in the checkpoint: backbone.stem.visual, " in message
     assert "1 left out, not in this network: extra" in message
     assert "note: model.cross_attention was False, is True" in message
+    torch.save({"state_dict_ema": {"a": torch.ones(1)}}, tmp_path / "other.pth.tar")
     with pytest.raises(CheckpointError, match="no parameter fits"):
-        load_fitting(new, {"state_dict_ema": {"a": torch.ones(1)}}, new.config, tmp_path / "x")
+        load_fitting(new, new.config, tmp_path / "other.pth.tar")

@@ -51,10 +51,10 @@ def test_load_checkpoint_of_a_damaged_or_dangerous_file_is_one_line(config, tmp_
     path = tmp_path / "bad.pth.tar"
     for content in (b"", b"not a checkpoint", whole[: len(whole) // 2], whole[:-300]):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="bad.pth.tar: damaged, or no checkpoint"):
+        with pytest.raises(CheckpointError, match="bad.pth.tar: damaged, or holds Python objects"):
             load_checkpoint(path)
     torch.save({"state_dict_ema": {}, "x": Evil()}, path)
-    with pytest.raises(CheckpointError, match="bad.pth.tar: holds Python objects that would run code"):
+    with pytest.raises(CheckpointError, match="bad.pth.tar: .* Python objects that would run code"):
         load_checkpoint(path)
     assert "never run" not in capsys.readouterr().out
     torch.save({"state_dict_ema": {"module.x": 3}}, path)
