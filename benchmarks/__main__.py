@@ -16,9 +16,8 @@ from typing import Any
 import torch
 
 from benchmarks import data, evaluation, media, memory, network, nms
-from benchmarks.case import BenchmarkSettings, Builders
-from benchmarks.report import ROOT, compare_loading, describe_machine, format_table, measure_matmul, slugify_device
-from benchmarks.runner import run_cases
+from benchmarks.case import BenchmarkSettings, Builders, run_cases
+from benchmarks.report import ROOT, compare_loading, describe_machine, format_table, slugify_device
 from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError
@@ -93,16 +92,13 @@ def run_benchmarks(
     Raises:
         UserError: the JSON cannot be written.
     """
-    rates, results = measure_matmul(settings.device, settings.precisions), []
-    for key, value in machine.items():
-        print(f"{key}: {value}")
-    print("matrix products:", ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in rates.items()), flush=True)
-    notes = []
+    print(*(f"{key}: {value}" for key, value in machine.items()), sep="\n", flush=True)
+    results, notes = [], []
     if "bf16" not in settings.precisions:
         notes.append("bf16 is not measured: this CPU has no instructions for it and would emulate it very slowly")
     if not settings.compile_modes:
         notes.append("the compiled network is not measured: compiling takes minutes; add --compile inductor")
-    tree = {"machine": machine, "matmul_gflops": rates, "notes": notes, "cases": []}
+    tree = {"machine": machine, "notes": notes, "cases": []}
     try:
         for result in run_cases(builders, settings.device, repeats):
             results.append(result)
@@ -126,7 +122,7 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = False  # the plain baseline's convolutions are float32 too
     device = torch.device(args.device)
     precisions = ("float32", "bf16") if args.device == "cuda" or has_bf16() else ("float32",)
-    machine = describe_machine(device)
+    machine = describe_machine(device, precisions)
     # With --only the file has another name, so that the results of all cases stay.
     out = args.json or FOLDER / f"{'-'.join([slugify_device(machine), *args.only])}.json"
     with tempfile.TemporaryDirectory() as folder:

@@ -1,14 +1,25 @@
-"""Benchmark cases, the settings that they are built from, and how results are compared."""
+"""Benchmark cases, and their measurement: first check that variants compute what the plain baseline computes."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import gc
+import math
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from libs.core.config import Config, RunConfig
+
+BUDGET_S = 5.0  # for the measurements of a case, if MIN_REPEATS do not take longer
+MIN_REPEATS, MAX_REPEATS = 3, 30
+SAMPLE_S = 0.02  # shorter calls are repeated until they take this long, since a single one measures waking threads
+# Checked calls of a variant before the measured ones; on a GPU they record graphs and grow memory pools.
+CHECKED_CALLS = {"cpu": 2, "cuda": 4}
 
 
 class Variant(NamedTuple):
@@ -78,15 +89,100 @@ class BenchmarkSettings:
         return self.config.run.model_copy(update={"precision": precision, **options})
 
 
-def relative_error(expected: Iterable[Tensor], found: Iterable[Tensor]) -> float:
-    """Compute the norm of the difference relative to the expected norm, of all tensors as one long vector.
+def relative_error(expected: Iterable, found: Iterable) -> float:
+    """Compute the norm of the difference relative to the expected norm, of all tensors or arrays as one long vector.
 
     Returns inf if shapes differ.
     """
     difference, size = 0.0, 0.0
-    for x, y in zip(expected, found, strict=True):
+    for x, y in zip(map(torch.as_tensor, expected), map(torch.as_tensor, found), strict=True):
         if x.shape != y.shape:
-            return float("inf")
+            return math.inf
         difference += float((x.detach() - y.detach().to(x.device)).double().square().sum())
         size += float(x.detach().double().square().sum())
     return (difference / max(size, 1e-300)) ** 0.5
+
+
+class MismatchError(Exception):
+    """A variant computes something else than the plain baseline."""
+
+
+@dataclass
+class Result:
+    """A case's measurements in its unit, and its variants' errors and reasons of failure, by variant or "plain"."""
+
+    name: str
+    title: str
+    unit: str
+    more_is_better: bool
+    values: dict[str, list[float]] = field(default_factory=dict)
+    medians: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    tolerances: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def speedup(self, name: str) -> float:
+        """Return how many times better than the plain baseline a variant is."""
+        ratio = self.medians["plain"] / self.medians[name]
+        return 1 / ratio if self.more_is_better else ratio
+
+
+def run_cases(builders: Builders, device: torch.device, repeats: int | None = None) -> Iterator[Result]:
+    """Run all cases one after the other, with progress on stderr."""
+    for name, build in builders.items():
+        start = time.perf_counter()
+        print(f"{name} …", file=sys.stderr, flush=True)
+        yield run_case(name, build(), device, repeats)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        gc.collect()  # the case's networks, so that the next case finds the memory free
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.reset()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def run_case(name: str, case: BenchmarkCase, device: torch.device, repeats: int | None = None) -> Result:
+    """Check and measure a case. A variant that fails or computes something else is not measured."""
+    result = Result(name, case.title, case.unit, case.more_is_better)
+    costs_s, expected, functions = {}, None, {"plain": case.plain, **{v.name: v.run for v in case.variants}}
+    for variant in (Variant("plain", case.plain, lambda *_: 0.0, 0.0), *case.variants):
+        is_plain = variant.name == "plain"
+        try:
+            for call in range(1 if is_plain or case.measure else CHECKED_CALLS[device.type]):
+                costs_s[variant.name], returned = _call(variant.run, device)
+                if is_plain:
+                    expected = returned
+                elif call == 0 or case.repeatable:  # compiled code may differ after the first calls
+                    error = variant.compute_error(expected, returned)
+                    result.errors[variant.name], result.tolerances[variant.name] = error, variant.tolerance
+                    if not error <= variant.tolerance:  # also true for NaN
+                        raise MismatchError(f"differs from plain by {error:.3g}, more than {variant.tolerance:g}")
+            result.values[variant.name] = [case.measure(returned)] if case.measure else []
+        except Exception as error:  # one variant must not cost the other measurements
+            result.failures[variant.name] = f"{variant.name}: {type(error).__name__}: {error}"
+            if not isinstance(error, MismatchError):
+                traceback.print_exc()
+            if is_plain:
+                return result  # nothing to compare with
+    if not case.measure:
+        # In turn, so that disturbances of the machine affect all variants.
+        round_s = sum(max(costs_s[name], SAMPLE_S) for name in result.values)
+        for _ in range(repeats or min(MAX_REPEATS, max(MIN_REPEATS, int(BUDGET_S / round_s)))):
+            for name, values in result.values.items():
+                seconds, _ = _call(functions[name], device, math.ceil(SAMPLE_S / max(costs_s[name], 1e-6)))
+                value = case.items / seconds if case.more_is_better else seconds / case.items
+                values.append(value * (1e3 if case.unit == "ms" else 1))
+    result.values["plain"] = [value * case.plain_factor for value in result.values["plain"]]
+    result.medians = {name: statistics.median(values) for name, values in result.values.items()}
+    return result
+
+
+def _call(run: Callable[[], Any], device: torch.device, calls: int = 1) -> tuple[float, Any]:
+    """Call a function several times. Returns mean seconds and the last result."""
+    start, returned = time.perf_counter(), None
+    for _ in range(calls):
+        del returned  # training and inference release a batch's results before the next one's, too
+        returned = run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / calls, returned

@@ -1,6 +1,7 @@
 """Synthetic batches for the network; targets; loading."""
 
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import cast
 
@@ -66,8 +67,7 @@ def build_targets_case(settings: BenchmarkSettings, task: TaskSpec) -> Benchmark
     classes, aware = task.dataset.num_classes, task.dataset.class_aware
 
     def compute_error(expected: PlainTargets, found: Targets) -> float:
-        offsets = dense_offsets(found, expected.offsets.shape[2])
-        return max(relative_error([expected.classes], [found.classes]), relative_error([expected.offsets], [offsets]))
+        return relative_error(expected, (found.classes, dense_offsets(found, expected.offsets.shape[2])))
 
     return BenchmarkCase(
         f"targets a video: {task.task_type} batch {task.batch_size}",
@@ -98,14 +98,12 @@ def build_loader_case(settings: BenchmarkSettings, task: TaskSpec) -> BenchmarkC
         stream = TrainStream(dataset, config, settings.device)
         return [stream.next() for _ in range(stream.batches_per_pass)][-1]
 
-    def compute_error(expected: Batch, found: Batch) -> float:
-        return max(relative_error([getattr(expected, k)], [getattr(found, k)]) for k in ("visual", "audio", "segments"))
-
+    get = attrgetter("visual", "audio", "segments")
     return BenchmarkCase(
         f"one epoch of loading: {task.task_type}, {config.loader.num_workers} workers, float16 HDF5 pack",
         "videos/s",
         partial(load_epoch, no_workers),
-        [Variant("float32", partial(load_epoch, config), compute_error, 0.0)],
+        [Variant("float32", partial(load_epoch, config), lambda a, b: relative_error(get(a), get(b)), 0.0)],
         items=len(videos) // task.batch_size * task.batch_size,
         more_is_better=True,
     )

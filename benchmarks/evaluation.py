@@ -5,12 +5,12 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.case import BenchmarkCase, BenchmarkSettings, Variant
+from benchmarks.case import BenchmarkCase, BenchmarkSettings, Variant, relative_error
 from benchmarks.plain.average_precision import average_precision
 from libs.core.config import parse_tious
 from libs.core.types import Detections, Video
 from libs.evaluation.bootstrap import resample_weights
-from libs.evaluation.metrics.average_precision import DetectionScores, remove_repeats, score_detections
+from libs.evaluation.metrics.average_precision import remove_repeats, score_detections
 from libs.evaluation.metrics.compute import EvaluationInput, compute_metrics
 from libs.evaluation.metrics.selection import expand_metrics
 
@@ -21,13 +21,10 @@ PLAIN_RESAMPLES = 5  # the plain baseline's time for all resamples is extrapolat
 
 def build_map_case(settings: BenchmarkSettings) -> BenchmarkCase:
     detections, videos = random_evaluation(settings)
-
-    def compute_error(expected: np.ndarray, scores: DetectionScores) -> float:
-        return float(np.abs(expected - scores.ap).max()) if expected.shape == scores.ap.shape else np.inf
-
-    fast = Variant("vectorised", partial(score_detections, detections, videos, TIOUS), compute_error, 1e-9)
+    fast = partial(score_detections, detections, videos, TIOUS)
+    variants = [Variant("vectorised", fast, lambda ap, scores: relative_error([ap], [scores.ap]), 1e-9)]
     size = f"{len(detections.scores)} detections, {len(videos)} videos, {settings.classes} classes, {len(TIOUS)} tIoUs"
-    return BenchmarkCase(f"mAP, {size}", "s", partial(plain_map, detections, videos), [fast])
+    return BenchmarkCase(f"mAP, {size}", "s", partial(plain_map, detections, videos), variants)
 
 
 def build_metrics_case(settings: BenchmarkSettings) -> BenchmarkCase:
@@ -45,7 +42,7 @@ def build_metrics_case(settings: BenchmarkSettings) -> BenchmarkCase:
         return compute_metrics(data, names)["map"].samples["average_mAP"]
 
     def compute_error(expected: np.ndarray, samples: np.ndarray) -> float:
-        return float(np.abs(expected - samples[: len(expected)]).max())
+        return relative_error([expected], [samples[: len(expected)]])
 
     size = f"{settings.eval_resamples} resamples, {len(detections.scores)} detections, {len(videos)} videos"
     variants = [Variant("counted anew", fast, compute_error, 1e-9)]
@@ -86,9 +83,7 @@ def plain_map(detections: Detections, videos: list[Video]) -> np.ndarray:
     return np.array([average_precision(rows.get(label, []), truth[label], TIOUS) for label in sorted(truth)])
 
 
-def write_out_resample(
-    detections: Detections, videos: list[Video], counts: np.ndarray
-) -> tuple[Detections, list[Video]]:
+def write_out_resample(detections: Detections, videos: list[Video], counts: np.ndarray) -> tuple[Detections, list]:
     """Repeat video i counts[i] times under other names; copies of a detection follow each other."""
     copies = [replace(v, video_id=f"{v.video_id}#{c}") for v, n in zip(videos, counts, strict=True) for c in range(n)]
     rows = np.repeat(np.arange(len(detections.video)), counts[detections.video])

@@ -7,14 +7,14 @@ random weights.
 import time
 from collections.abc import Callable
 from functools import cache, partial
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.case import BenchmarkCase, BenchmarkSettings, Builders, Variant
+from benchmarks.case import BenchmarkCase, BenchmarkSettings, Builders, Variant, relative_error
 from benchmarks.memory import measure_peak_gb, run_in_process
 from benchmarks.network import build_model
 from benchmarks.report import ROOT
@@ -23,7 +23,7 @@ from libs.features.windows import FRAME_RATE_HZ, STRIDES, WindowBatch
 from libs.inference.localizer import Localizer
 from libs.media.container import import_av
 from libs.media.encoders.builtin import BuiltinEncoder
-from libs.media.extract import ExtractedFeatures, extract_features
+from libs.media.extract import extract_features
 from libs.media.probe import probe
 from libs.media.writing import RATE_HZ, write_media
 
@@ -70,52 +70,42 @@ def _encode_each(encode: Callable[[WindowBatch], np.ndarray], batch: WindowBatch
 def build_speed_case(settings: BenchmarkSettings) -> BenchmarkCase:
     video, (width, height) = settings.folder / "video.mp4", settings.media_size
     write_video(video, settings.media_size, settings.media_seconds)
-
-    def compute_error(expected: ExtractedFeatures, found: ExtractedFeatures) -> float:
-        pairs = (expected.visual, found.visual), (expected.audio, found.audio)
-        return max(float(np.abs(a - b).max()) for a, b in pairs)
-
+    get = attrgetter("visual", "audio")
+    fast = partial(extract_features, video, BuiltinEncoder(), STRIDES[0])
     return BenchmarkCase(
         f"builtin features of H.264/AAC, {width}x{height}, decoding included",
         "x real time",
         partial(extract_features, video, WindowByWindowEncoder(), STRIDES[0]),
-        [Variant("builtin", partial(extract_features, video, BuiltinEncoder(), STRIDES[0]), compute_error, 1e-3)],
+        [Variant("builtin", fast, lambda a, b: relative_error(get(a), get(b)), 1e-3)],
         items=probe(video).duration,
         more_is_better=True,
     )
 
 
 def list_long_cases(settings: BenchmarkSettings) -> Builders:
-    """List the cases of time and memory, which come from the same run."""
+    """List the cases of long videos against the shortest one, scaled by length.
+
+    Time grows with the length, memory hardly grows; both come from the same run.
+    """
     localize_once = cache(lambda minutes: run_in_process(localize_long_video, settings, minutes))
-    return {
-        f"media-{quantity}-{minutes:g}": partial(build_long_case, settings, localize_once, minutes, quantity)
-        for quantity in QUANTITIES
-        for minutes in settings.long_minutes[1:]
-    }
-
-
-def build_long_case(
-    settings: BenchmarkSettings, localize_once: Callable[[float], dict[str, Any]], minutes: float, quantity: str
-) -> BenchmarkCase:
-    """Compare a long video with the shortest one, scaled by length: time grows with it, memory hardly grows."""
-    (name, unit), shortest = QUANTITIES[quantity], settings.long_minutes[0]
-    factor, size = minutes / shortest, "x".join(map(str, settings.long_size))
+    shortest, *others = settings.long_minutes
 
     def compute_error(short: dict[str, Any], long: dict[str, Any]) -> float:
         """Compare the features of the beginnings, without the windows that see past the short video's end."""
         a, b = short["features"], long["features"]
         common = len(a) - FRAME_RATE_HZ
-        return float(np.abs(a[:common] - b[:common]).max()) if len(b) > len(a) else np.inf
+        return relative_error([a[:common]], [b[:common]])
 
-    return BenchmarkCase(
-        f"localizing {minutes:g} minutes, {size}: {name} (plain: {factor:g} x that of {shortest:g})",
-        unit,
-        partial(localize_once, shortest),
-        [Variant("measured", partial(localize_once, minutes), compute_error, 0.0)],
-        plain_factor=factor,
-        measure=itemgetter(quantity),
-    )
+    def build_case(quantity: str, minutes: float) -> BenchmarkCase:
+        (name, unit), factor = QUANTITIES[quantity], minutes / shortest
+        size = "x".join(map(str, settings.long_size))
+        title = f"localizing {minutes:g} minutes, {size}: {name} (plain: {factor:g} x that of {shortest:g})"
+        plain, fast = (partial(localize_once, length) for length in (shortest, minutes))
+        variants, measure = [Variant("measured", fast, compute_error, 0.0)], itemgetter(quantity)
+        return BenchmarkCase(title, unit, plain, variants, plain_factor=factor, measure=measure)
+
+    keys = [(quantity, minutes) for quantity in QUANTITIES for minutes in others]
+    return {f"media-{quantity}-{minutes:g}": partial(build_case, quantity, minutes) for quantity, minutes in keys}
 
 
 def localize_long_video(settings: BenchmarkSettings, minutes: float) -> dict[str, Any]:

@@ -18,14 +18,12 @@ from libs.core.config import RunConfig
 
 
 def build_memory_case(settings: BenchmarkSettings) -> BenchmarkCase:
-    def compute_error(expected: tuple[float, list[float]], found: tuple[float, list[float]]) -> float:
-        return relative_error([torch.tensor(expected[1])], [torch.tensor(found[1])])
-
     fastest = settings.precisions[-1]
     runs = settings.runs | {f"{fastest} checkpointing": settings.build_run(fastest, checkpointing=True)}
     measure = partial(run_in_process, train, settings)
     variants = [
-        Variant(name, partial(measure, run), compute_error, TOLERANCES[run.precision]) for name, run in runs.items()
+        Variant(name, partial(measure, run), lambda a, b: relative_error([a[1]], [b[1]]), TOLERANCES[run.precision])
+        for name, run in runs.items()
     ]
     where = "GPU memory allocated" if settings.device.type == "cuda" else "of the process"
     title = f"peak memory of training all tasks, {where}"

@@ -13,14 +13,14 @@ from joblib import cpu_count
 from tabulate import tabulate
 from torch.utils.benchmark import Timer
 
-from benchmarks.runner import Result
+from benchmarks.case import Result
 from libs.core.config import TaskSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADERS = ("case", "unit", "plain", "variant", "fast", "x plain", "n", "difference")
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
+def describe_machine(device: torch.device, precisions: tuple[str, ...]) -> dict[str, Any]:
     """Describe the commit (with + if files differ from it) and the machine."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
     commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
@@ -35,6 +35,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": platform.platform(),
+        "matmul_gflops": {precision: round(measure_matmul(device, precision)) for precision in precisions},
     }
     if device.type == "cuda":
         machine |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
@@ -47,15 +48,12 @@ def slugify_device(machine: dict[str, Any]) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def measure_matmul(device: torch.device, precisions: tuple[str, ...]) -> dict[str, float]:
-    """Measure the rate of square matrix products in GFLOP/s, by precision."""
-    size, rates = 2_048 if device.type == "cpu" else 8_192, {}
-    for precision in precisions:
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        matrix = torch.rand(size, size, device=device, dtype=dtype)
-        timer = Timer("matrix @ matrix", globals={"matrix": matrix}, num_threads=torch.get_num_threads())
-        rates[precision] = 2 * size**3 / timer.blocked_autorange().median / 1e9
-    return rates
+def measure_matmul(device: torch.device, precision: str) -> float:
+    """Measure the rate of square matrix products in GFLOP/s."""
+    size, dtype = 2_048 if device.type == "cpu" else 8_192, torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.rand(size, size, device=device, dtype=dtype)
+    timer = Timer("matrix @ matrix", globals={"matrix": matrix}, num_threads=torch.get_num_threads())
+    return 2 * size**3 / timer.blocked_autorange().median / 1e9
 
 
 def format_table(results: list[Result]) -> str:
@@ -82,8 +80,10 @@ def _format_number(value: float) -> str:
 
 def compare_loading(results: list[Result], task: TaskSpec) -> list[str]:
     """Compare how fast data come with how fast the fastest measured training step uses them, if both are known."""
-    best = {result.name: result.best for result in results}
-    loaded = best.get(f"loader-{task.task_type}", math.nan)
-    used = task.batch_size / best.get(f"train-{task.task_type}", math.nan)
+    fast = {r.name: [median for name, median in r.medians.items() if name != "plain"] for r in results}
+    loading, training = (fast.get(f"{kind}-{task.task_type}") for kind in ("loader", "train"))
+    if not loading or not training:
+        return []
+    loaded, used = max(loading), task.batch_size / min(training)
     note = f"{loaded:.0f} videos/s, {loaded / used:.1f} times the {used:.3g} that the fastest measured training uses"
-    return [] if math.isnan(loaded / used) else [f"loading {task.task_type}: {note}"]
+    return [f"loading {task.task_type}: {note}"]

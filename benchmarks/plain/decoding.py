@@ -53,9 +53,7 @@ def plain_decode(prediction: Prediction, clips: tuple[Clip, ...], spec: TaskSpec
     return Detections.concat(results)
 
 
-def _select_candidates(
-    prediction: Prediction, row: int, level: slice, config: TaskTestConfig
-) -> tuple[Tensor, Tensor, Tensor]:
+def _select_candidates(prediction: Prediction, row: int, level: slice, config: TaskTestConfig) -> list[Tensor]:
     """Select segments (N, 2), scores and labels (N,) on one level of a clip."""
     p = torch.sigmoid(prediction.logits[row, level]) * prediction.mask[row, level, None]  # (points, C)
     offsets, points = prediction.offsets[row, level].expand(-1, p.shape[1], -1), prediction.points[level]
@@ -66,4 +64,4 @@ def _select_candidates(
     (left, right), (time, _, _, stride) = offsets[point, label].unbind(1), points[point].unbind(1)
     segments = torch.stack([time - left * stride, time + right * stride], dim=1)
     kept = segments[:, 1] - segments[:, 0] > config.duration_thresh
-    return segments[kept], scores[kept], label[kept]
+    return [segments[kept], scores[kept], label[kept]]

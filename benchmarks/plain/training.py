@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.plain.network import plain_forward
-from libs.core.config import Config, TaskSpec
+from libs.core.config import Config, TaskSpec, TaskTrainConfig
 from libs.core.types import Batch, Prediction, Targets
 from libs.modeling.losses import Losses
 from libs.modeling.uniav import UniAV
@@ -34,10 +34,7 @@ class PlainTraining:
         positive = (targets.classes.sum(dim=2) > 0) & prediction.mask
         momentum, count = self.config.opt.loss_normalizer_momentum, max(int(positive.sum()), 1)
         self.normalizer[task.key] = momentum * self.normalizer[task.key] + (1 - momentum) * count
-        settings = task.train_cfg
-        return plain_losses(
-            prediction, targets, settings.label_smoothing, settings.loss_weight, self.normalizer[task.key]
-        )
+        return plain_losses(prediction, targets, task.train_cfg, self.normalizer[task.key])
 
     def backward(self, task: TaskSpec, losses: Losses) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -45,8 +42,8 @@ class PlainTraining:
 
     def update(self) -> Tensor:
         """Clip gradients, step the optimizer and the EMA. Returns the gradient's norm before clipping."""
-        parameters, limit = dict(self.model.named_parameters()), self.config.opt.clip_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), limit if limit > 0 else torch.inf, foreach=False)
+        parameters, limit = dict(self.model.named_parameters()), self.config.opt.clip_grad_norm or torch.inf
+        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), limit, foreach=False)
         self.optimizer.step()
         decay = self.config.opt.ema_decay
         for name, parameter in parameters.items():
@@ -76,9 +73,7 @@ def plain_targets(points: list[list[float]], batch: Batch, num_classes: int, cla
     return PlainTargets(*(torch.from_numpy(np.stack(column)).float().to(batch.mask.device) for column in columns))
 
 
-def point_targets(
-    points: list, segments: list, labels: list, num_classes: int, class_aware: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def point_targets(points: list, segments: list, labels: list, num_classes: int, class_aware: bool) -> list[np.ndarray]:
     """Compute one clip's classes (P, C) and offsets (P, K, 2), point by point."""
     classes = np.zeros((len(points), num_classes))
     offsets = np.zeros((len(points), num_classes if class_aware else 1, 2))
@@ -97,15 +92,13 @@ def point_targets(
             for length, label, _ in matches:
                 if length <= shortest[0] + 1e-3:
                     classes[p, label] = 1
-    return classes, offsets
+    return [classes, offsets]
 
 
-def plain_losses(
-    prediction: Prediction, targets: PlainTargets, label_smoothing: float, loss_weight: float, normalizer: float
-) -> Losses:
+def plain_losses(prediction: Prediction, targets: PlainTargets, config: TaskTrainConfig, normalizer: float) -> Losses:
     """Compute the focal and distance-IoU losses of the valid points (method.md §5)."""
     logits, classes = prediction.logits[prediction.mask], targets.classes[prediction.mask]  # (points, classes)
-    smooth = classes * (1 - label_smoothing) + (label_smoothing / (classes.shape[1] + 1) if label_smoothing else 0)
+    smooth = classes * (1 - config.label_smoothing) + config.label_smoothing / (classes.shape[1] + 1)
     p = torch.sigmoid(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
     p_t = p * smooth + (1 - p) * (1 - smooth)
@@ -120,5 +113,5 @@ def plain_losses(
     enclosing = torch.maximum(left, left_t) + torch.maximum(right, right_t)
     rho = (right - left - right_t + left_t) / 2
     reg = (1 - intersection / union.clamp(min=1e-8) + (rho / enclosing.clamp(min=1e-8)) ** 2).sum() / normalizer
-    weight = loss_weight if loss_weight > 0 else float(cls.detach() / reg.detach().clamp(min=0.01))
+    weight = config.loss_weight if config.loss_weight > 0 else float(cls.detach() / reg.detach().clamp(min=0.01))
     return Losses(cls, reg, cls + weight * reg)

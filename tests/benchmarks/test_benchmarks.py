@@ -9,15 +9,15 @@ import torch
 
 from benchmarks import network
 from benchmarks.__main__ import list_cases, main, run_benchmarks
-from benchmarks.case import BenchmarkCase, BenchmarkSettings, Variant
+from benchmarks.case import BenchmarkCase, BenchmarkSettings, Variant, run_case
 from benchmarks.memory import measure_peak_gb, train
 from benchmarks.report import describe_machine
-from benchmarks.runner import run_case
 from libs.core.configfile import from_tree
 from libs.core.errors import ConfigError, UserError
 from tests.conftest import tiny_tree
 
 CPU = torch.device("cpu")
+MACHINE = {"cpu": "a CPU", "matmul_gflops": {"float32": 100}}
 TINY = {
     "classes": 5,
     "nms_segments": 200,
@@ -39,7 +39,7 @@ def settings(tmp_path) -> BenchmarkSettings:
 
 
 def run(settings, builders, out) -> int:
-    return run_benchmarks(settings, builders, describe_machine(CPU), 1, out)
+    return run_benchmarks(settings, builders, MACHINE, 1, out)
 
 
 def run_all(settings, builders, out, capsys) -> None:
@@ -50,8 +50,7 @@ def run_all(settings, builders, out, capsys) -> None:
         assert case["title"] in text
         assert case["values"].keys() == {"plain", *case["errors"]}
         assert all(value > 0 for values in case["values"].values() for value in values)
-    assert {"cpu", "cores", "torch", "date"} <= tree["machine"].keys()
-    assert tree["matmul_gflops"]["float32"] > 0
+    assert tree["machine"] == MACHINE
 
 
 def test_run_benchmarks_cases_without_media_are_measured(settings, tmp_path, capsys):
@@ -164,6 +163,12 @@ def test_run_benchmarks_unusable_settings_raise_user_error(settings, tmp_path):
         run(settings, list_cases(settings, ["nms-1"]), tmp_path)
     with pytest.raises(ConfigError, match="cuda_graphs needs a GPU"):
         run(settings, list_cases(replace(settings, compile_modes=("cuda_graphs",))), tmp_path / "out.json")
+
+
+def test_describe_machine_measures_matrix_products():
+    machine = describe_machine(CPU, ("float32",))
+    assert {"commit", "date", "cpu", "cores", "torch"} <= machine.keys()
+    assert machine["matmul_gflops"]["float32"] > 0
 
 
 def test_list_cases_by_prefix(settings):
