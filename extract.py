@@ -27,7 +27,6 @@ from libs.media.batch_extraction import (
     VideoExtractor,
     any_rank_failed,
     extract_videos,
-    shard_for_rank,
 )
 from libs.media.container import import_av
 from libs.media.encoders.build import CHOICES
@@ -62,35 +61,35 @@ def divide_cores(workers: int | None, encoder: str, num_videos: int) -> tuple[in
 def main() -> None:
     args = parse_args()
     import_av()  # fail once, not once per video
-    rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    rank, world_size = (int(os.environ.get(key, default)) for key, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     videos, problems = find_videos(args.videos)
-    videos = shard_for_rank(videos)
+    videos, errors = videos[rank::world_size], problems if rank == 0 else []
     streams = (args.video_stream, args.audio_stream)
     extractor = VideoExtractor(
-        ExtractionSettings(args.encoder, args.stride, args.out, args.prefix, tuple(args.suffixes), *streams)
+        ExtractionSettings(args.encoder, args.stride, args.out, args.prefix, tuple(args.suffixes), streams)
     )
     left = [video for video in videos if not extractor.store.has(video.name)]
     workers, threads = divide_cores(args.workers, args.encoder, len(left))
 
-    start, media_s, errors = time.perf_counter(), 0.0, []
-    progress = tqdm(total=len(left), unit="video", disable=None if rank == "0" else True)
+    start, media_s, num_done = time.perf_counter(), 0.0, 0
+    progress = tqdm(total=len(left), unit="video", disable=None if rank == 0 else True)
     with closing(extract_videos(left, extractor, workers, threads)) as results, progress:
         for result in results:
-            media_s += result.duration
-            errors += [result.error] if result.error else []
+            if result.error:
+                errors.append(result.error)
+            else:
+                num_done, media_s = num_done + 1, media_s + result.duration
             for note in result.notes:
                 progress.write(f"{result.video}: {note}", file=sys.stderr)
             progress.set_postfix_str(f"{media_s / (time.perf_counter() - start):.1f} x real time")
             progress.update()
-    num_done = len(left) - len(errors)
-    errors = [*(problems if rank == "0" else []), *errors]
     any_failed = any_rank_failed(bool(errors))
     extractor.store.finish()
 
     for line in errors:
         print(f"failed: {line}", file=sys.stderr)
     seconds = time.perf_counter() - start
-    prefix = f"rank {rank}: " if world_size != "1" else ""
+    prefix = f"rank {rank}: " if world_size > 1 else ""
     print(
         f"{prefix}{num_done} videos, {media_s:.0f} s of media, in {seconds:.1f} s: {num_done / seconds:.1f} videos/s, "
         f"{media_s / seconds:.1f} x real time; {len(videos) - len(left)} were done before, {len(errors)} failed"

@@ -1,6 +1,5 @@
 """Extract and store the features of many videos in parallel processes; a broken file does not stop the others."""
 
-import os
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,8 +13,8 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from libs.core.errors import UserError, is_out_of_memory
-from libs.core.types import PACK_SUFFIXES
 from libs.features.provenance import SUFFIXES, FeatureProvenance
+from libs.features.sources import is_pack
 from libs.features.store import FeatureStore
 from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES
 from libs.media.container import format_path
@@ -36,21 +35,19 @@ class ExtractionResult:
 
 @dataclass(frozen=True)
 class ExtractionSettings:
-    """How videos are extracted and where their features go."""
+    """How videos are extracted and where their features go.
+
+    Attributes:
+        prefix, suffixes: of the file names in a folder; a pack has none.
+        streams: indices of video and sound in the files; None for the container's best.
+    """
 
     encoder: str
     stride: int
     out: Path
     prefix: str
     suffixes: tuple[str, str]
-    video_stream: int | None = None
-    audio_stream: int | None = None
-
-    @property
-    def streams(self) -> str:
-        """Describe the selected streams for the provenance, such as "video 0, audio 1" or "best"."""
-        selected = {"video": self.video_stream, "audio": self.audio_stream}
-        return ", ".join(f"{kind} {index}" for kind, index in selected.items() if index is not None) or "best"
+    streams: tuple[int | None, int | None]
 
 
 class VideoExtractor:
@@ -62,13 +59,12 @@ class VideoExtractor:
 
     def __init__(self, settings: ExtractionSettings):
         self.settings, self.encoder = settings, build_encoder(settings.encoder)
-        in_folder = settings.out.suffix not in PACK_SUFFIXES
-        names = (settings.prefix, *settings.suffixes) if in_folder else ("", *SUFFIXES)
         widths = (self.encoder.visual_dim, self.encoder.audio_dim)
-        provenance = FeatureProvenance(
-            self.encoder.name, *widths, settings.stride, WINDOW_FRAMES, FRAME_RATE_HZ, settings.streams, *names
-        )
-        self.store = FeatureStore(settings.out, provenance)
+        selected = zip(("video", "audio"), settings.streams, strict=True)
+        streams = ", ".join(f"{kind} {index}" for kind, index in selected if index is not None) or "best"
+        names = ("", *SUFFIXES) if is_pack(settings.out) else (settings.prefix, *settings.suffixes)
+        record = (self.encoder.name, *widths, settings.stride, WINDOW_FRAMES, FRAME_RATE_HZ, streams, *names)
+        self.store = FeatureStore(settings.out, FeatureProvenance(*record))
 
     def __reduce__(self):
         """Pickle the settings only: each worker process builds its own extractor, once."""
@@ -81,9 +77,9 @@ class VideoExtractor:
             threads: of the decoder; 0 for one per core.
         """
         assert video.path is not None
-        streams = (self.settings.video_stream, self.settings.audio_stream)
+        stride, streams = self.settings.stride, self.settings.streams
         try:
-            features = extract_features(video.path, self.encoder, self.settings.stride, *streams, threads)
+            features = extract_features(video.path, self.encoder, stride, *streams, threads)
             self.store.write(video.name, features.visual, features.audio)
         except Exception as error:
             return ExtractionResult(video, error=describe_failure(str(video), error))
@@ -97,11 +93,10 @@ def _build_worker_extractor(settings: ExtractionSettings) -> VideoExtractor:
 
 def describe_failure(path: Path | str, error: Exception) -> str:
     """Describe in one line why a video failed."""
-    if isinstance(error, UserError):
-        text = str(error)
-    elif is_out_of_memory(error):
+    text = str(error)
+    if is_out_of_memory(error):
         text = f"{format_path(path)}: memory ran out; cut it into shorter videos, or choose a smaller encoder"
-    else:
+    elif not isinstance(error, UserError):
         text = f"{format_path(path)}: {type(error).__name__}: {error}"
     return " ".join(text.split())
 
@@ -116,10 +111,6 @@ def extract_videos(
     Yields:
         One result per video, in any order.
     """
-    if workers == 1 or len(videos) <= 1:
-        for video in videos:
-            yield extractor.extract(video, threads)
-        return
     options: Any = {"batch_size": 1, "return_as": "generator_unordered"}  # Any: joblib's annotations are too narrow
     pool: Any = Parallel(n_jobs=workers, backend="loky", **options)
     extract = delayed(extractor.extract)
@@ -141,18 +132,12 @@ def extract_videos(
         videos = videos[workers:]
 
 
-def shard_for_rank(videos: list[VideoInput]) -> list[VideoInput]:
-    """Return every WORLD_SIZE-th video under torchrun, otherwise all."""
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    return videos[rank::world]
-
-
 def any_rank_failed(failed: bool) -> bool:
     """Return whether a video failed in any rank.
 
     Waits for all ranks, because torchrun kills the others as soon as one exits with an error.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+    if not dist.is_torchelastic_launched():
         return failed
     dist.init_process_group("gloo", timeout=timedelta(days=30))
     flag = torch.tensor(int(failed))

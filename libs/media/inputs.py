@@ -28,38 +28,27 @@ def find_videos(inputs: list[str]) -> tuple[list[VideoInput], list[str]]:
     Returns:
         The videos in order, each file once, and one line per problem. Of two files of one name the first is used.
     """
-    videos: dict[str, VideoInput] = {}
+    videos: dict[str, Path] = {}
     problems: list[str] = []
-    seen: set[Path] = set()
     for path in _find_paths(inputs, problems):
-        if (resolved := path.resolve()) in seen:
-            continue
-        seen.add(resolved)
         name = path.stem
         if format_path(name) != name:
             problems.append(f"{format_path(path)}: its name is not valid UTF-8; rename it")
-        elif name in videos:
-            problems.append(
-                f"{path}: its features would be named {name}, like those of {videos[name].path}; rename one"
-            )
-        else:
-            videos[name] = VideoInput(name, path)
-    return list(videos.values()), problems
+        elif videos.setdefault(name, path).resolve() != path.resolve():
+            problems.append(f"{path}: its features would be named {name}, like those of {videos[name]}; rename one")
+    return [VideoInput(name, path) for name, path in videos.items()], problems
 
 
 def _find_paths(inputs: list[str], problems: list[str]) -> Iterator[Path]:
     for text in _expand_lists(inputs, problems):
-        path = Path(text)
+        path, found = Path(text), [Path(text)]
         if path.is_dir():
             found = sorted(p for p in path.iterdir() if p.suffix.lower() in MEDIA_SUFFIXES and not p.is_dir())
-            if not found:
-                problems.append(f"{format_path(path)}: no video or sound files in this folder")
-        elif path.exists() or not glob.has_magic(text):
-            found = [path]
-        else:
+        elif not path.exists() and glob.has_magic(text):
             found = sorted(Path(p) for p in glob.glob(text, recursive=True))  # noqa: PTH207
-            if not found:
-                problems.append(f"{format_path(path)}: no file matches this pattern")
+        if not found:
+            what = "no video or sound files in this folder" if path.is_dir() else "no file matches this pattern"
+            problems.append(f"{format_path(path)}: {what}")
         yield from found
 
 
