@@ -7,7 +7,6 @@ it thresholds the match of each window with what an event of a class adds to the
 several thresholds. Features made by an encoder have no such projections, so that their table has no such row.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,10 @@ from libs.core.configfile import load_config
 from libs.core.errors import DataError
 from libs.core.files import read_json
 from libs.core.prompts import load_prompts
-from libs.core.types import Detections, Features, Video
+from libs.core.types import Detections, Video
 from libs.datasets.annotations import load_annotations
-from libs.evaluation.metrics.average_precision import DetectionScores, score_detections
+from libs.evaluation.metrics.average_precision import score_detections
+from libs.evaluation.reports.tables import scores_to_dict
 from libs.features.planted import PlantedSource
 from libs.features.provenance import read_provenance
 from libs.features.sources import open_features
@@ -47,24 +47,20 @@ def generate_random_detections(
     )
 
 
-def match_windows(features: Features, signals: dict[str, np.ndarray], shows_in: tuple[str, ...]) -> np.ndarray:
-    """Match windows with classes (T, C): on average 1 within an event in all its modalities, 0 elsewhere."""
-    matches = []
-    for modality in shows_in:
-        signal = signals[modality]  # (C, D)
-        matches.append(getattr(features, modality) @ (signal / (signal**2).sum(axis=1, keepdims=True)).T)
-    return np.min(matches, axis=0)
+def match_windows(videos: list[Video], task: TaskSpec, config: Config) -> list[Detections]:
+    """Detect, for each threshold, all runs of windows with a higher match. The score is their mean match.
 
-
-def detect_by_matching(videos: list[Video], task: TaskSpec, config: Config) -> list[Detections]:
-    """Detect, for each threshold, all runs of windows with a higher match. The score is their mean match."""
+    The match of a window and a class is on average 1 within an event in all its modalities, and 0 elsewhere.
+    """
     source = open_features(task, config)
     dims = (config.model.input_dim_visual, config.model.input_dim_audio)
-    signals = PlantedSource(task, load_prompts(task, config.model.text_dim), dims).signals
+    signals = PlantedSource(task, load_prompts(task, config.model.text_dim), dims).signals  # (C, D) of each modality
+    projections = {name: (s / (s**2).sum(axis=1, keepdims=True)).T for name, s in signals.items()}
     stride, frames = task.dataset.feat_stride, task.dataset.num_frames
     rows: dict[float, list] = {threshold: [] for threshold in THRESHOLDS}
     for index, video in enumerate(videos):
-        match = match_windows(source.load(video), signals, task.shows_in)
+        features = source.load(video)
+        match = np.min([getattr(features, name) @ projections[name] for name in task.shows_in], axis=0)  # (T, C)
         total = np.concatenate([np.zeros((1, match.shape[1])), np.cumsum(match, axis=0)])
         for threshold in THRESHOLDS:
             padded = np.pad(match > threshold, ((1, 1), (0, 0))).astype(np.int8)
@@ -75,17 +71,6 @@ def detect_by_matching(videos: list[Video], task: TaskSpec, config: Config) -> l
             rows[threshold].append((np.full(len(label), index), ends.clip(0, video.duration), score, label))
     ids = tuple(video.video_id for video in videos)
     return [Detections(ids, *(np.concatenate(column) for column in zip(*r, strict=True))) for r in rows.values()]
-
-
-def score_window_matching(videos: list[Video], task: TaskSpec, config: Config) -> DetectionScores:
-    """Score the best threshold."""
-    scores = [score_detections(found, videos, task.tious) for found in detect_by_matching(videos, task, config)]
-    return max(scores, key=lambda s: s.average)
-
-
-def build_row(name: str, tious: Sequence[float], values: Sequence[float], average: float) -> dict[str, str]:
-    cells = {f".{round(100 * tiou):02d}": f"{100 * value:.1f}" for tiou, value in zip(tious, values, strict=True)}
-    return {"task": name, **cells, "average": f"{100 * average:.2f}"}
 
 
 @exit_on_user_error
@@ -101,16 +86,17 @@ def main() -> None:
         if key not in metrics:
             raise DataError(f"{args.run / 'metrics.json'}: no {key}; evaluate all tasks with eval.py first")
         videos = load_annotations(task.dataset.json_file).select_splits(task.test_split, task.dataset.max_videos)
-        rows.append(
-            build_row(f"{task.task_type} network", task.tious, metrics[key]["mAP"], metrics[key]["average_mAP"])
-        )
         guesses = generate_random_detections(videos, task.dataset.num_classes, task.test_cfg.max_seg_num)
-        baselines = {"  random guessing": score_detections(guesses, videos, task.tious)}
+        baselines = {"  random guessing": [guesses]}
         if read_provenance(Path(task.dataset.feat_folder)) is None:
-            baselines = {"  window matching": score_window_matching(videos, task, config), **baselines}
-        rows += [
-            build_row(name, scores.tious, scores.map.tolist(), scores.average) for name, scores in baselines.items()
-        ]
+            baselines = {"  window matching": match_windows(videos, task, config), **baselines}
+        scores = {f"{task.task_type} network": metrics[key]}
+        for name, choices in baselines.items():
+            best = max((score_detections(found, videos, task.tious) for found in choices), key=lambda s: s.average)
+            scores[name] = scores_to_dict(best, {})
+        for name, tree in scores.items():
+            cells = {f".{round(100 * t):02d}": f"{100 * x:.1f}" for t, x in zip(task.tious, tree["mAP"], strict=True)}
+            rows.append({"task": name, **cells, "average": f"{100 * tree['average_mAP']:.2f}"})
     table = pd.DataFrame(rows)
     columns = ["task", *sorted(table.columns.drop(["task", "average"])), "average"]
     print("mAP in % on unseen videos at each tIoU, and their average")
