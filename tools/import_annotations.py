@@ -24,18 +24,18 @@ from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
 from libs.core.cli import build_parser, exit_on_user_error
-from libs.core.config import Config
+from libs.core.config import Config, TaskSpec
 from libs.core.configfile import from_tree, load_config
 from libs.core.errors import ConfigError, MediaError, format_list
 from libs.core.files import replacing, write_json
 from libs.core.prompts import sample_prompts, save_prompts
-from libs.datasets.annotations import MAX_TIME_S
 from libs.datasets.importing import event_tables, splits
 from libs.datasets.importing.configuration import ImportedTask, build_configuration
 from libs.datasets.importing.event_tables import EventTables
 from libs.datasets.importing.readers import FORMATS, concat_events, read_input
 from libs.features.provenance import FeatureProvenance, open_extracted, read_provenance
 from libs.features.windows import STRIDES
+from libs.media.encoders.base import Encoder
 from libs.media.encoders.build import CHOICES, build_encoder
 from libs.media.inputs import find_videos
 from libs.media.probe import probe
@@ -70,7 +70,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def choose_paths(name: str, replace: bool) -> tuple[Path, Path, Path, Path]:
+def choose_paths(name: str, replace: bool) -> list[Path]:
     """Return the files to write: annotations, class list, prompts, configuration.
 
     Raises:
@@ -78,18 +78,16 @@ def choose_paths(name: str, replace: bool) -> tuple[Path, Path, Path, Path]:
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"--name {name}: expected only letters, digits, _ . and -, because it names files")
-    folder = Path("data") / name
-    annotations, labels = folder / "annotations" / f"{name}.json", folder / f"{name}_labels.txt"
-    paths = annotations, labels, folder / f"{name}_prompt.npy", Path("configs") / f"{name}.yaml"
-    for path in paths:
-        if path.exists() and not replace:
-            raise ConfigError(f"{path}: exists; --replace replaces it, another --name keeps it")
+    files = f"data/{name}/annotations/{name}.json", f"data/{name}/{name}_labels.txt", f"data/{name}/{name}_prompt.npy"
+    paths = [Path(file) for file in (*files, f"configs/{name}.yaml")]
+    if not replace and (existing := [path for path in paths if path.exists()]):
+        raise ConfigError(f"{existing[0]}: exists; --replace replaces it, another --name keeps it")
     return paths
 
 
-def print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        print(f"note: {note}")
+def print_lines(start: str, lines: Iterable) -> None:
+    for line in lines:
+        print(f"{start}{line}")
 
 
 # ---- events ----
@@ -97,25 +95,23 @@ def print_notes(notes: Iterable[str]) -> None:
 
 def load_events(args: argparse.Namespace) -> tuple[EventTables, list[str]]:
     """Load all inputs, and the durations of their videos. Returns the tables and the class names."""
-    if args.duration is not None and not 0 < args.duration < MAX_TIME_S:
-        raise ConfigError(f"--duration {args.duration}: expected seconds above 0")
     lists = []
     for text in args.inputs:
         path, events = read_input(text, args.format)
         print(f"{path}: {events.rows.start.count()} events in {events.rows.video.nunique()} videos")
-        print_notes(events.notes)
+        print_lines("note: ", events.notes)
         lists.append(events)
     events = concat_events(lists)
     tables = event_tables.gather_videos(events.rows)
     if args.videos:
         tables, notes = event_tables.match_files(tables, probe_files(args.videos), args.videos, args.skip_missing)
-        print_notes(notes)
+        print_lines("note: ", notes)
     if args.duration is not None:
         tables.videos["duration"] = tables.videos.duration.fillna(args.duration)
-    print_notes(event_tables.check_durations(tables))
+    event_tables.check_durations(tables)
     fixed = event_tables.load_class_list(args.labels) if args.labels else None
     classes = event_tables.order_classes(tables.events, events.classes, fixed)
-    print_notes(event_tables.collect_warnings(tables, classes))
+    print_lines("note: ", event_tables.collect_warnings(tables, classes))
     return tables, classes
 
 
@@ -124,10 +120,9 @@ def probe_files(folder: str) -> dict[str, float]:
     files, problems = find_videos([folder])
     if problems:
         raise MediaError(problems[0])
-    names = [file.name for file in files]
     probing = Parallel(cpu_count(), prefer="threads", return_as="generator")(delayed(probe)(f.path) for f in files)
     media: Any = tqdm(probing, total=len(files), unit="video", disable=None)
-    durations = {name: round(found.duration, 3) for name, found in zip(names, media, strict=True)}
+    durations = {file.name: round(found.duration, 3) for file, found in zip(files, media, strict=True)}
     print(f"{folder}: {len(files)} files, {sum(durations.values()):.0f} s")
     return durations
 
@@ -148,11 +143,8 @@ def assign_subsets(args: argparse.Namespace, tables: EventTables) -> tuple[Event
 # ---- features and prompts ----
 
 
-def find_features(args: argparse.Namespace, base: Config | None) -> tuple[FeatureProvenance, list[str] | None]:
-    """Find out how the features were made, or will be.
-
-    Returns:
-        Their provenance, and the videos that have features; None if nothing has been extracted.
+def find_features(args: argparse.Namespace, base: Config | None, video_ids: list[str]) -> FeatureProvenance:
+    """Find out how the features were made, or will be, and print which ones are missing.
 
     Raises:
         UserError: they were made in another way than --encoder, --stride or the base say.
@@ -165,45 +157,34 @@ def find_features(args: argparse.Namespace, base: Config | None) -> tuple[Featur
         provenance, files = open_extracted(args.features)
         for key, asked in (("encoder", encoder), ("stride", args.stride)):
             if asked not in (None, found := getattr(provenance, key)):
-                message = f"features of {key} {found}, not {asked}; choose that, or other --features"
-                raise ConfigError(f"{args.features}: {message}")
-        return provenance, files.video_ids()
+                raise ConfigError(f"{args.features}: {key} {found}, not {asked}; choose that, or other --features")
+        print(f"{args.features}: features of {provenance.encoder}, stride {provenance.stride}")
+        if missing := sorted({*video_ids} - {*files.video_ids()}):
+            print(f"note: {args.features} has no features of {format_list(missing)}; extract them before training")
+        return provenance
     stride = args.stride or STRIDES[0]
     if base:
-        widths = base.model.input_dim_visual, base.model.input_dim_audio
-        return FeatureProvenance(base.model.encoder, *widths, stride), None
-    built = build_encoder(encoder or "builtin")
-    return FeatureProvenance(built.name, built.visual_dim, built.audio_dim, stride), None
+        provenance = FeatureProvenance(base.model.encoder, *base.model.input_dims, stride)
+    else:
+        built = build_encoder(encoder or "builtin")
+        provenance = FeatureProvenance(built.name, built.visual_dim, built.audio_dim, stride)
+    command = f"python extract.py {args.videos or 'CLIPS'} --encoder {provenance.encoder} --out {args.features}"
+    print(f"note: no features yet; make them: {command}")
+    return provenance
 
 
-def print_features(args: argparse.Namespace, features: FeatureProvenance, missing: list[str] | None) -> None:
-    """Say which features there are. missing: the videos without; None if nothing has been extracted."""
-    if missing is None:
-        command = f"python extract.py {args.videos or 'CLIPS'} --encoder {features.encoder} --out {args.features}"
-        print(f"note: no features yet; make them: {command}")
-        return
-    print(f"{args.features}: features of {features.encoder}, stride {features.stride}")
-    if missing:
-        print(f"note: {args.features} has no features of {format_list(missing)}; extract them before training")
-
-
-def choose_text_dim(encoder: str, random: bool, num_classes: int) -> int:
+def choose_text_dim(encoder: Encoder | None, num_classes: int) -> int:
     """Return the width of the prompts. Random ones are at least as wide as there are classes, to be far apart."""
-    text_dim = 0 if random else build_encoder(encoder).text_dim
-    return text_dim or max(MIN_TEXT_DIM, 1 << (num_classes - 1).bit_length())
+    return encoder.text_dim if encoder and encoder.text_dim else max(MIN_TEXT_DIM, 1 << (num_classes - 1).bit_length())
 
 
-def make_prompts(args: argparse.Namespace, config: Config, classes: list[str]) -> np.ndarray:
-    """Make the prompt table of the new task, which is the last one of the configuration."""
-    task, text_dim = list(config.tasks.values())[-1], config.model.text_dim
-    encoder = None if args.random_prompts else build_encoder(config.model.encoder)
+def make_prompts(encoder: Encoder | None, task: TaskSpec, text_dim: int, classes: list[str], seed: int) -> np.ndarray:
+    """Embed the prompts of a task, or sample a random table if there is no encoder or it embeds no text."""
     if encoder is None or not encoder.text_dim:
         reason = f", because encoder {encoder.name} embeds no text" if encoder else ""
-        print(f"prompts: random unit vectors (seed {args.seed}){reason}: infer.py --classes cannot work")
-        return sample_prompts(len(classes), text_dim, args.seed)
+        print(f"prompts: random unit vectors (seed {seed}){reason}: infer.py --classes cannot work")
+        return sample_prompts(len(classes), text_dim, seed)
     table = encoder.encode_text([task.format_prompt(name) for name in classes])
-    if table.shape[1] != text_dim:
-        raise ConfigError(f"{encoder.name}: text of width {table.shape[1]}, but model.text_dim is {text_dim}")
     print(f"prompts: embedded by {encoder.name}, such as {task.format_prompt(classes[0])!r}")
     return table
 
@@ -227,37 +208,35 @@ def format_config(tree: dict, title: str, reasons: list[str]) -> str:
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
-    annotation_file, labels_file, prompt_file, config_file = paths = choose_paths(args.name, args.replace)
+    json_file, labels_file, prompt_file, config_file = paths = choose_paths(args.name, args.replace)
     base = load_config(args.base) if args.base else None
     tables, classes = load_events(args)
     tables, subsets = assign_subsets(args, tables)
     counts, notes = splits.summarize_splits(tables, classes, subsets)
     print(counts.to_string(col_space=10))
-    print_notes(notes)
-    features, extracted = find_features(args, base)
-    print_features(args, features, extracted and sorted({*tables.videos.index} - {*extracted}))
+    print_lines("note: ", notes)
+    features = find_features(args, base, tables.videos.index.tolist())
 
     # Everything is made and checked before anything is written.
     videos = event_tables.build_videos(tables, classes)
-    files = annotation_file, args.features
-    task = ImportedTask(args.name, args.task_type, args.prompt, *files, videos, classes, subsets)
-    text_dim = base.model.text_dim if base else choose_text_dim(features.encoder, args.random_prompts, len(classes))
-    base_path = Path(os.path.relpath(args.base, config_file.parent)).as_posix() if base else ""
-    tree, reasons = build_configuration(task, features, text_dim, base, base_path)
-    added = {key: value for key, value in tree.items() if key != "base"}
-    prompts = make_prompts(args, from_tree({**base.to_tree(), **added} if base else tree), classes)
-    for reason in reasons:
-        print(f"- {reason}")
+    task = ImportedTask(args.name, args.task_type, args.prompt, json_file, args.features, videos, classes, subsets)
+    encoder = None if args.random_prompts else build_encoder(features.encoder)
+    text_dim = base.model.text_dim if base else choose_text_dim(encoder, len(classes))
+    tree, reasons = build_configuration(task, features, text_dim, base)
+    config = from_tree({**base.to_tree(), **tree} if base else tree)
+    prompts = make_prompts(encoder, [*config.tasks.values()][-1], text_dim, classes, args.seed)
+    print_lines("- ", reasons)
 
     title = f"{args.name}: {', '.join(args.inputs)}, by tools/import_annotations.py. Reasons for the values:"
-    write_json(annotation_file, event_tables.build_annotation_tree(videos, classes, args.name))
+    if base:
+        tree = {"base": Path(os.path.relpath(args.base, config_file.parent)).as_posix(), **tree}
+    write_json(json_file, event_tables.build_annotation_tree(videos, classes, args.name))
     save_prompts(prompt_file, prompts)
     texts = {labels_file: "\n".join([*classes, ""]), config_file: format_config(tree, title, reasons)}
     for path, text in texts.items():
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    for path in paths:
-        print(f"wrote {path}")
+    print_lines("wrote ", paths)
 
 
 if __name__ == "__main__":

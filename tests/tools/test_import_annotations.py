@@ -109,7 +109,7 @@ def test_import_repeated_events_are_kept_and_dropped_later(here, run_script):
     write(here / "e.csv", make_table() + "v00.mp4,0.5,2.0,cat\n")
     status, out, err = run_script(SCRIPT, "e.csv", *TASK, "--duration", 8)
     assert status == 0, err
-    assert "events given twice: 1, such as e.csv, row 22;" in out
+    assert "events given twice, which count once: 1, such as e.csv, row 22;" in out
     assert load_config("configs/mine.yaml").tasks["TASK1"].drop_repeats
     assert len(load_imported()["v00"]) == 2
 
@@ -126,14 +126,14 @@ def test_import_repeated_events_are_kept_and_dropped_later(here, run_script):
         (["--duration", 8, "--subsets", "a", "b", "c"], "--subsets: the input has no subsets"),
         (["--duration", 8, "--labels", "order.txt"], "e.csv, row 2: label 'cat' is not in --labels"),
         (["--duration", 8, "--labels", "none.txt"], "none.txt"),
-        (["--duration", 8, "--prompt", "no place"], "TASK1.prompt: expected a sentence with {label} in it"),
+        (["--duration", 8, "--prompt", "no place"], "prompt: expected a sentence with {label} in it"),
         (["--duration", 8, "--encoder", "none"], "encoder 'none'"),
         (["--duration", 8, "--base", "none.yaml"], "none.yaml"),
         (["--duration", 8, "--base", BASE, "--encoder", "builtin"], "--encoder builtin: all tasks of"),
         (["--duration", 8, "--task-type", "sed"], "TASK1.task_type"),
         (["--duration", 8, "--name", "../x"], "--name ../x"),
-        (["--duration", -8], "--duration -8.0: expected seconds above 0"),
-        (["--duration", "nan"], "--duration nan: expected seconds above 0"),
+        (["--duration", -8], "e.csv, row 2: video v00 lasts -8 s, expected more than 0"),
+        (["--duration", "nan"], "e.csv, row 2: the duration of video v00 is not known"),
     ],
 )
 def test_import_bad_argument_is_one_line_and_writes_nothing(here, run_script, arguments, message):
@@ -261,5 +261,5 @@ def test_import_published_json_is_unchanged(here, run_script, file, arguments, v
     if "unav" in file:  # what the published configuration has
         assert (spec.max_seq_len, spec.class_aware) == (256, True)
     else:
-        assert "events that last 0 s: 3," in out
-        assert "events given twice: 21," in out
+        assert "events that last 0 s, which no network can find: 3," in out
+        assert "events given twice, which count once: 21," in out

@@ -12,13 +12,14 @@ from libs.core.types import MEDIA_SUFFIXES, Video
 from libs.datasets.importing.readers import check_rows, read_text
 
 END_TOLERANCE_S = 1.0  # events of DESED and ActivityNet end up to this late
-VIDEO_UNITS = {"subset": "", "duration": " s", "fps": " frames/s"}  # what rows may say about their video
+# What all rows must say alike about their video, with its unit. extract.py names features without folder and ending.
+VIDEO_FACTS = {"folder": "", "ending": "", "subset": "", "duration": " s", "fps": " frames/s"}
 
 
 class EventTables(NamedTuple):
     """Everything known about the videos and events of a data set; unknown values are missing.
 
-    videos: index video_id; columns source, path (as the rows name it), subset, duration (s), fps.
+    videos: index video_id; columns source and those of VIDEO_FACTS; in the order in which they are first named.
     events: columns video_id, start, end (s), label, source; in the order of the input.
     """
 
@@ -27,39 +28,28 @@ class EventTables(NamedTuple):
 
 
 def gather_videos(rows: pd.DataFrame) -> EventTables:
-    """Gather the rows of an EventList by video, in the order in which the videos are first named.
+    """Gather the rows of an EventList by video.
 
     Raises:
         DataError: naming the row, on impossible times and where two rows contradict each other about a video.
     """
     paths = [PurePosixPath(name.replace("\\", "/")) for name in rows.video]
-    rows = rows.assign(path=paths, video_id=[_video_id(path) for path in paths])
+    endings = [path.suffix.lower() if path.suffix.lower() in MEDIA_SUFFIXES else "" for path in paths]
+    names = [path.stem if ending else path.name for path, ending in zip(paths, endings, strict=True)]
+    folders = [str(path.parent) for path in paths]
+    rows = rows.assign(video_id=names, folder=folders, ending=[ending or None for ending in endings])
     by_video = rows.groupby("video_id", sort=False)
-    first: Any = by_video[["path", *VIDEO_UNITS]].transform("first")
-    clash = [not _may_be_same_file(path, other) for path, other in zip(paths, first.path, strict=True)]
-    message = "{path} and {other} would both be video {video_id}; rename one of the files"
-    check_rows(rows.assign(other=first.path).loc[clash], message)
-    for name, unit in VIDEO_UNITS.items():
-        conflict: Any = rows[name].notna() & (rows[name] != first[name])
-        message = f"{name} of video {{video_id}} is {{{name}}}{unit}, before it was {{other}}{unit}; use one value"
-        check_rows(rows.assign(other=first[name]).loc[conflict], message)
-    check_rows(rows.loc[rows.duration <= 0], "video {video_id} lasts {duration:g} s, expected more than 0")
-    check_rows(rows.loc[rows.start < 0], "starts at {start:g} s, expected 0 or later")
-    message = "ends at {end:g} s, before it starts at {start:g} s; correct them"
-    check_rows(rows.loc[rows.end < rows.start], message)
-    videos = by_video[["source", "path", *VIDEO_UNITS]].first()
+    first: Any = by_video[[*VIDEO_FACTS]].transform("first")
+    message = (
+        "{name} of video {video_id} is {value}{unit}, before it was {other}{unit}; correct it, or rename the video"
+    )
+    for name, unit in VIDEO_FACTS.items():
+        values = rows.assign(value=rows[name], other=first[name])
+        check_rows(values, values.value.notna() & (values.value != values.other), message, name=name, unit=unit)
+    check_rows(rows, rows.start < 0, "starts at {start:g} s, expected 0 or later")
+    check_rows(rows, rows.end < rows.start, "ends at {end:g} s, before it starts at {start:g} s; correct them")
     events = rows.loc[rows.start.notna(), ["video_id", "start", "end", "label", "source"]]
-    return EventTables(pd.DataFrame(videos), events.reset_index(drop=True))
-
-
-def _video_id(path: PurePosixPath) -> str:
-    """Remove the ending of a media file, as extract.py does; a name such as take_2.5 has none."""
-    return path.stem if path.suffix.lower() in MEDIA_SUFFIXES else path.name
-
-
-def _may_be_same_file(path: PurePosixPath, other: PurePosixPath) -> bool:
-    suffixes = {path.suffix.lower(), other.suffix.lower()} & MEDIA_SUFFIXES
-    return path.parent == other.parent and len(suffixes) <= 1
+    return EventTables(pd.DataFrame(by_video[["source", *VIDEO_FACTS]].first()), events.reset_index(drop=True))
 
 
 def match_files(
@@ -80,47 +70,36 @@ def match_files(
         DataError: a video has no file, and skip_missing is False.
     """
     videos, events = tables
-    missing: Any = videos.loc[~videos.index.isin(list(durations))]
-    notes = []
-    if len(missing) and not skip_missing:
-        near = difflib.get_close_matches(missing.index[0], durations, n=1)
-        others = f", nor for {len(missing) - 1} others" if len(missing) > 1 else ""
+    missing = [name for name in videos.index if name not in durations]
+    unnamed = [name for name in durations if name not in videos.index]
+    if missing and not skip_missing:
+        near = difflib.get_close_matches(missing[0], durations, n=1)
         hint = f"did you mean {near[0]}?" if near else "put it there, or leave such videos out with --skip-missing"
-        source, path = missing.iloc[0][["source", "path"]]
-        raise DataError(f"{source}: no file of video {path} in {folder}{others}; {hint}")
-    if len(missing):
-        videos, events = videos.drop(missing.index), events.loc[~events.video_id.isin(missing.index)]
-        notes.append(f"left out, because {folder} has no file of them: {format_list(missing.index)}")
-    if unnamed := [name for name in durations if name not in videos.index]:
-        notes.append(
-            f"no row names these files of {folder}; they count as clips without events: {format_list(unnamed)}"
-        )
-        added = pd.DataFrame({"source": [f"{folder}: video {name}" for name in unnamed], "path": unnamed}, unnamed)
-        added = added.reindex(columns=videos.columns).astype(videos.dtypes).rename_axis("video_id")
-        videos = pd.concat([videos, added])
-    return EventTables(videos.assign(duration=videos.index.map(durations)), events), notes
+        raise DataError(f"{videos.source[missing[0]]}: no file in {folder} of video {format_list(missing)}; {hint}")
+    findings = {
+        f"left out, because {folder} has no file of them": missing,
+        f"no row names these files of {folder}; they count as clips without events": unnamed,
+    }
+    kept = [name for name in videos.index if name in durations]
+    videos = videos.reindex([*kept, *unnamed]).rename_axis("video_id").fillna({"source": folder})
+    videos["duration"] = [durations[name] for name in videos.index]
+    tables = EventTables(videos, events.loc[events.video_id.isin(kept)])
+    return tables, [f"{finding}: {format_list(names)}" for finding, names in findings.items() if names]
 
 
-def check_durations(tables: EventTables) -> list[str]:
-    """Check that each video's duration is known and that its events lie within it.
-
-    Returns:
-        A note that counts events which end up to END_TOLERANCE_S late, if any; they are kept.
+def check_durations(tables: EventTables) -> None:
+    """Check that each video's duration is known and that its events lie within it, or end up to END_TOLERANCE_S late.
 
     Raises:
         DataError: naming the row.
     """
     videos: Any = tables.videos.reset_index()
     message = "give --videos DIR, a column or a table of durations (video,duration), or --duration S if all are equal"
-    check_rows(videos.loc[videos.duration.isna()], f"the duration of video {{video_id}} is not known; {message}")
+    check_rows(videos, videos.duration.isna(), f"the duration of video {{video_id}} is not known; {message}")
+    check_rows(videos, videos.duration <= 0, "video {video_id} lasts {duration:g} s, expected more than 0")
     events: Any = tables.events.merge(videos[["video_id", "duration"]])
-    late = events.end - events.duration
-    message = "{start:g} to {end:g} s, but video {video_id} lasts {duration:g} s; correct it"
-    check_rows(events.loc[(events.start >= events.duration) | (late > END_TOLERANCE_S)], message)
-    if not (num_late := int((late > 0).sum())):
-        return []
-    latest = f"the latest by {late.max():.3f} s ({events.source[late.idxmax()]})"
-    return [f"events that end after their video: {num_late}, {latest}; kept as they are"]
+    outside = (events.start >= events.duration) | (events.end - events.duration > END_TOLERANCE_S)
+    check_rows(events, outside, "{start:g} to {end:g} s, but video {video_id} lasts {duration:g} s; correct it")
 
 
 def order_classes(events: pd.DataFrame, named: Iterable[str], fixed: list[str] | None) -> list[str]:
@@ -132,10 +111,8 @@ def order_classes(events: pd.DataFrame, named: Iterable[str], fixed: list[str] |
         fixed: the user's own class list, used as it is.
 
     Raises:
-        DataError: there are no events, or a label is not in the fixed list.
+        DataError: a label is not in the fixed list.
     """
-    if events.empty:
-        raise DataError("no events; expected rows with video, start, end and label")
     if fixed is None:
         return [*named, *sorted(set(events.label) - set(named))]
     unknown: Any = events.loc[~events.label.isin(fixed)]
@@ -161,7 +138,7 @@ def build_videos(tables: EventTables, classes: list[str]) -> list[Video]:
     segments = tables.events.filter(["start", "end"]).to_numpy(float)
     labels = pd.Index(classes).get_indexer(tables.events.label)
     rows_of = tables.events.groupby("video_id").indices
-    videos: Any = tables.videos.fillna({"subset": ""})
+    videos: Any = tables.videos
     converted = []
     for video in videos.itertuples():
         rows, fps = rows_of.get(video.Index, []), None if pd.isna(video.fps) else video.fps
@@ -170,20 +147,20 @@ def build_videos(tables: EventTables, classes: list[str]) -> list[Video]:
 
 
 def collect_warnings(tables: EventTables, classes: list[str]) -> list[str]:
-    """Describe what is allowed but may be a mistake: repeated events, events of 0 s, classes that differ in case."""
-    notes = []
+    """Describe what is allowed but may be a mistake: late, empty and repeated events, classes that differ in case."""
     events = tables.events
-    empty: Any = events.loc[events.start == events.end, "source"]
-    if len(empty):
-        notes.append(f"events that last 0 s: {len(empty)}, such as {empty.iloc[0]}; kept, but no network can find them")
+    late: Any = events.end - events.video_id.map(tables.videos.duration)
     sources = events.groupby("video_id").source.agg(list)
-    if repeats := [sources[v.video_id][i] for v in build_videos(tables, classes) for i in v.find_repeats()]:
-        notes.append(f"events given twice: {len(repeats)}, such as {repeats[0]}; kept, but they count once")
-    names = pd.Series(classes)
-    similar: Any = names.loc[names.str.casefold().duplicated(keep=False)]
-    if len(similar):
-        notes.append(f"classes that differ only in upper and lower case: {', '.join(similar)}; kept as different")
-    return notes
+    names = [name.casefold() for name in classes]
+    findings = {
+        f"events that end after their video, by up to {late.max():.3f} s": events.source[late > 0],
+        "events that last 0 s, which no network can find": events.source[events.start == events.end],
+        "events given twice, which count once": [
+            sources[video.video_id][i] for video in build_videos(tables, classes) for i in video.find_repeats()
+        ],
+        "classes that differ only in upper and lower case": [c for c in classes if names.count(c.casefold()) > 1],
+    }
+    return [f"{what}: {len(found)}, such as {[*found][0]}; kept" for what, found in findings.items() if len(found)]
 
 
 def build_annotation_tree(videos: list[Video], classes: list[str], version: str) -> dict:
@@ -192,7 +169,6 @@ def build_annotation_tree(videos: list[Video], classes: list[str], version: str)
     for video in videos:
         events = zip(video.segments.tolist(), video.labels.tolist(), strict=True)
         annotations = [{"segment": segment, "label": classes[i], "label_id": i} for segment, i in events]
-        known = {"subset": video.subset, "duration": video.duration}
-        known |= {} if video.fps is None else {"fps": video.fps}
+        known = {"subset": video.subset, "duration": video.duration, **({"fps": video.fps} if video.fps else {})}
         database[video.video_id] = {**known, "annotations": annotations}
     return {"version": version, "classes": classes, "database": database}

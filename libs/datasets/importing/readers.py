@@ -4,11 +4,11 @@ Encodings, separators and decimal commas are detected, and a note says so. Anyth
 file and the row.
 """
 
-import codecs
 import csv
 import io
 import re
 from collections.abc import Sequence
+from json import detect_encoding
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +31,9 @@ EVENT_COLUMNS = ["start", "end", "label"]
 TIME_COLUMNS = ["start", "end", "duration"]
 ROW_TYPES = dict.fromkeys(("source", "video", "label", "subset"), object) | dict.fromkeys((*TIME_COLUMNS, "fps"), float)
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-BYTE_ORDER_MARKS = {  # those of UTF-32 first, because they start with those of UTF-16
-    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
-    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
-}
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 DECIMAL_COMMA = r"[+-]?\d+,\d+"
+TRACK_START = rf"\s*(?:{NUMBER}|{DECIMAL_COMMA})\t(?:{NUMBER}|{DECIMAL_COMMA})(?!\S)"  # of the first line
 
 
 class EventList(NamedTuple):
@@ -67,10 +64,8 @@ def read_input(text: str, file_format: str | None = None) -> tuple[Path, EventLi
         raise DataError(f"{path}: no label tracks (.txt) in this folder; name the file to read")
     events = concat_events([read_events(p, "audacity" if path.is_dir() else file_format) for p in paths])
     if subset:
-        other: Any = events.rows.loc[events.rows.subset.notna() & (events.rows.subset != subset)]
-        if len(other):
-            source, named = other.iloc[0][["source", "subset"]]
-            raise DataError(f"{source}: subset {named}, but {text} says {subset}; remove one of them")
+        other = events.rows.subset.notna() & (events.rows.subset != subset)
+        check_rows(events.rows, other, "subset {subset}, but it is given as {text}; remove one of them", text=text)
         events = events._replace(rows=events.rows.assign(subset=subset))
     return path, events
 
@@ -88,8 +83,10 @@ def read_events(path: Path, file_format: str | None = None) -> EventList:
     if file_format == "json" or (file_format is None and path.suffix.lower() == ".json"):
         return _read_database(path)
     text, notes = read_text(path)
-    is_track = file_format == "audacity" or (file_format is None and _is_label_track(path, text))
-    cells = _read_label_track(path, text) if is_track else _read_table(path, text, notes)
+    if file_format is None:
+        is_track = re.match(TRACK_START, text) if text.strip() else path.suffix.lower() == ".txt"
+        file_format = "audacity" if is_track else "table"
+    cells = _read_label_track(path, text) if file_format == "audacity" else _read_table(path, text, notes)
     return EventList(_parse_cells(path, cells, notes), notes)
 
 
@@ -100,10 +97,10 @@ def concat_events(lists: Sequence[EventList]) -> EventList:
     return EventList(rows, [note for events in lists for note in events.notes], tuple(classes))
 
 
-def check_rows(bad: Any, message: str) -> None:
-    """Raise DataError for the first of these rows, if any; its columns fill in the {names} in the message."""
-    if len(bad):
-        row = bad.iloc[0]
+def check_rows(rows: Any, bad: Any, message: str, **values: Any) -> None:
+    """Raise DataError for the first bad row, if any; its columns and `values` fill in the {names} in the message."""
+    if bad.any():
+        row = {**rows.loc[bad].iloc[0], **values}
         raise DataError(f"{row['source']}: {message.format_map(row)}")
 
 
@@ -113,60 +110,34 @@ def check_rows(bad: Any, message: str) -> None:
 def read_text(path: Path) -> tuple[str, list[str]]:
     """Read a text file in any common encoding, with \\n as line ends; a note says which one was detected."""
     raw = path.read_bytes()
-    encoding = next((name for name, marks in BYTE_ORDER_MARKS.items() if raw.startswith(marks)), "utf-8-sig")
-    if encoding == "utf-8-sig" and b"\0" in raw[:200]:  # UTF-16 of Latin letters: every other byte is zero
-        encoding = "utf-16-le" if raw[1:2] == b"\0" else "utf-16-be"
+    encoding = detect_encoding(raw)  # from byte order marks, and zero bytes among the first four
     try:
         text = raw.decode(encoding)
-        notes = [] if encoding == "utf-8-sig" else [f"{path}: read as {encoding.upper()}"]
+        notes = [] if encoding in ("utf-8", "utf-8-sig") else [f"{path}: read as {encoding.upper()}"]
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
         example = next(line for line in text.splitlines() if not line.isascii()).strip()[:60]
         notes = [f"{path}: not UTF-8, read as Latin-1; check that this line is correct: {example!r}"]
-    if any(ord(c) < 32 and c not in "\t\n\r\f" for c in text):
+    if re.search(r"[\0-\x08\x0b\x0e-\x1f]", text):
         raise DataError(f"{path}: not a text file; export it as CSV in UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n"), notes
 
 
-def _first_line(text: str) -> str:
-    return next((line for line in text.split("\n") if line.strip()), "")
-
-
-def _read_cells(path: Path, text: str, separator: str, quoting: int) -> pd.DataFrame:
-    """Read stripped cells by position, without blank rows; the index is their source, "FILE, row N"."""
-    width = 1 + max(line.count(separator) for line in text.split("\n"))
-    try:
-        cells: Any = pd.read_csv(
-            io.StringIO(text), sep=separator, quoting=quoting, header=None, names=list(range(width)), index_col=False,
-            dtype=str, na_filter=False, skipinitialspace=True, skip_blank_lines=False,
-        )  # fmt: skip
-    except pd.errors.ParserError as error:
-        row = re.search(r"row (\d+)", str(error))  # pandas counts from 0
-        source = f"{path}, row {int(row[1]) + 1}" if row else path
-        raise DataError(f"{source}: not a row of a table, a quote is not closed; correct it") from None
-    line_breaks = cells.apply(lambda column: column.str.count("\n")).to_numpy(int).sum(axis=1)
-    lines = np.arange(1, len(cells) + 1) + line_breaks.cumsum()  # a cell in quotes may have several lines
-    cells = cells.apply(lambda column: column.str.strip()).set_axis([f"{path}, row {line}" for line in lines])
-    return cells.loc[(cells != "").any(axis=1)]
-
-
 def _parse_cells(path: Path, cells: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """Convert cells, text in columns of COLUMN_ALIASES, to the rows of an EventList."""
-    cells = cells.reindex(columns=[*COLUMN_ALIASES], fill_value="")
+    """Convert stripped cells, text in columns of COLUMN_ALIASES and their source, to the rows of an EventList."""
+    cells = cells.reindex(columns=["source", *COLUMN_ALIASES], fill_value="")
     filled: Any = cells != ""
     times = _parse_times(path, cells.filter(TIME_COLUMNS), notes)
-    texts = cells.assign(source=cells.index)
-    check_rows(texts.loc[~filled.video], "no video name; fill it in, or remove the row")
+    check_rows(cells, ~filled.video, "no video name; fill it in, or remove the row")
     for name in COLUMN_ALIASES:
-        check_rows(texts.loc[cells[name].str.contains("\n")], f"a line break in {name}; check the quotes")
+        check_rows(cells, cells[name].str.contains("\n"), f"a line break in {name}; check the quotes")
     for name in TIME_COLUMNS:
         wrong = filled[name] & ~(times[name].abs() <= MAX_TIME_S)
-        check_rows(texts.loc[wrong], f"{name} {{{name}!r}}, expected seconds such as 1.25")
+        check_rows(cells, wrong, f"{name} {{{name}!r}}, expected seconds such as 1.25")
     has_event = filled[EVENT_COLUMNS].any(axis=1)  # DESED lists a clip without events as a row without them
     for name in EVENT_COLUMNS:
-        hint = "fill it in, or leave start, end and label empty for a clip without events"
-        check_rows(texts.loc[has_event & ~filled[name]], f"no {name}; {hint}")
-    return _build_rows(texts.where(filled.assign(source=True), None).assign(**times))
+        check_rows(cells, has_event & ~filled[name], f"no {name}; fill it in, or leave start, end and label empty")
+    return _build_rows(cells.where(filled, None).assign(**times))
 
 
 def _build_rows(values: Any) -> pd.DataFrame:
@@ -189,73 +160,76 @@ def _parse_times(path: Path, cells: pd.DataFrame, notes: list[str]) -> pd.DataFr
 
 def _read_table(path: Path, text: str, notes: list[str]) -> pd.DataFrame:
     """Read the cells of a table with a header, as _parse_cells takes them."""
-    separator, header = _detect_header(path, text)
+    if not text.strip():
+        raise DataError(f"{path}: empty, expected a table with a header: video,start,end,label")
+    first_line = text.strip().split("\n")[0]
+    # The separator with which most columns of the header are known.
+    separator = max(SEPARATORS, key=lambda s: sum(_column_name(cell) is not None for cell in first_line.split(s)))
+    rows = _read_rows(path, text, separator)
+    header = next(iter(rows.values()))
     columns = _find_columns(path, header)
     if separator != "," and path.suffix.lower() == ".csv":
         notes.append(f"{path}: columns are separated by {SEPARATORS[separator]}")
-    if unused := [name for place, name in enumerate(header) if place not in columns.values()]:
+    if unused := [name for place, name in enumerate(header) if place not in columns]:
         notes.append(f"{path}: columns not used: {', '.join(unused)}")
-    cells = _read_cells(path, text, separator, csv.QUOTE_MINIMAL).iloc[1:]
-    widths = cells.shape[1] - np.argmax((cells != "").to_numpy()[:, ::-1], axis=1)  # up to the last filled cell
-    message = f"{{width}} columns where the header has {len(header)}; put cells that contain a separator in quotes"
-    check_rows(cells.assign(source=cells.index, width=widths).loc[widths > len(header)], message)
-    return cells.loc[:, [*columns.values()]].set_axis([*columns], axis=1)
+    table = pd.DataFrame([*rows.values()]).fillna("")
+    too_wide = (table.iloc[:, len(header) :] != "").any(axis=1)
+    table = table.rename(columns=columns).assign(source=[*rows])
+    message = f"more columns than the {len(header)} of the header; put cells that contain a separator in quotes"
+    check_rows(table, too_wide, message)
+    return table.iloc[1:]
 
 
-def _detect_header(path: Path, text: str) -> tuple[str, list[str]]:
-    """Return the header, and the separator with which most of its columns are known."""
-    line = _first_line(text)
-    if not line:
-        raise DataError(f"{path}: empty, expected a table with a header: video,start,end,label")
-    headers = {}
-    for separator in SEPARATORS:
-        cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
-        headers[separator] = [cell.strip() for cell in cells]
-    separator = max(headers, key=lambda separator: sum(map(bool, map(_column_name, headers[separator]))))
-    return separator, headers[separator]
+def _read_rows(path: Path, text: str, separator: str) -> dict[str, list[str]]:
+    """Read the stripped cells of all rows but the blank ones, by their source, "FILE, row N"."""
+    reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
+    rows, line = {}, 0
+    try:
+        for cells in reader:
+            line = reader.line_num  # a cell in quotes may have several lines
+            if any(map(str.strip, cells)):
+                rows[f"{path}, row {line}"] = [*map(str.strip, cells)]
+    except csv.Error:
+        raise DataError(f"{path}, row {line + 1}: not a row of a table; close its quotes, or remove them") from None
+    return rows
 
 
-def _find_columns(path: Path, header: list[str]) -> dict[str, int]:
-    """Find the place of each known column. Raises DataError if one is missing or two have the same meaning."""
+def _find_columns(path: Path, header: list[str]) -> dict[int, str]:
+    """Find the known columns by their place. Raises DataError if one is missing or two have the same meaning."""
     names = [_column_name(cell) for cell in header]
-    columns = {name: place for place, name in enumerate(names) if name is not None}
-    for name in columns:
-        if names.count(name) > 1:
-            same = " and ".join(cell for cell in header if _column_name(cell) == name)
-            raise DataError(f"{path}, row 1: the columns {same} all mean {name}; rename all but one")
-    is_durations = "duration" in columns and not columns.keys() & set(EVENT_COLUMNS)
-    expected = ["video"] if is_durations else ["video", *EVENT_COLUMNS]
-    if missing := [f"{name} ({', '.join(COLUMN_ALIASES[name][1:4])} …)" for name in expected if name not in columns]:
-        raise DataError(f"{path}, row 1: no column {'; '.join(missing)}; the header is {', '.join(header)[:120]}")
-    return columns
+    is_durations = "duration" in names and not {*names} & {*EVENT_COLUMNS}
+    required = ["video"] if is_durations else ["video", *EVENT_COLUMNS]
+    for name, aliases in COLUMN_ALIASES.items():
+        same = [cell for cell in header if _column_name(cell) == name]
+        if len(same) > 1:
+            raise DataError(f"{path}, row 1: the columns {' and '.join(same)} all mean {name}; rename all but one")
+        if name in required and not same:
+            known, found = ", ".join(aliases[1:4]), ", ".join(header)[:120]
+            raise DataError(f"{path}, row 1: no column {name} ({known} …); the header is {found}")
+    return {place: name for place, name in enumerate(names) if name}
 
 
 def _column_name(cell: str) -> str | None:
-    alias = re.sub(r"[\s-]+", "_", cell.lower())
+    alias = re.sub(r"[\s-]+", "_", cell.strip(' "').lower())
     return next((name for name, aliases in COLUMN_ALIASES.items() if alias in aliases), None)
 
 
 # ---- Audacity label tracks: start, tab, end, tab, label; a line that starts with \ holds frequencies ----
 
 
-def _is_label_track(path: Path, text: str) -> bool:
-    line = _first_line(text)
-    if not line:
-        return path.suffix.lower() == ".txt"
-    times = line.split("\t")[:2]
-    return len(times) == 2 and all(re.fullmatch(f"{NUMBER}|{DECIMAL_COMMA}", time) for time in times)
-
-
 def _read_label_track(path: Path, text: str) -> pd.DataFrame:
-    """Read the cells of a label track, as _parse_cells takes them; the video is named as the file."""
-    cells: Any = _read_cells(path, text, "\t", csv.QUOTE_NONE)
-    cells = cells.reindex(columns=range(max(3, cells.shape[1])), fill_value="")
-    cells = cells.loc[~cells[0].str.startswith("\\")]
-    label = [" ".join(texts).strip() for texts in cells.loc[:, 2:].itertuples(index=False)]
-    cells = pd.DataFrame({"source": cells.index, "start": cells[0], "end": cells[1], "label": label})
-    check_rows(cells.loc[cells.end == ""], "{start!r}, expected start, end and label separated by tabs")
-    # A first row without event: the video exists, even if nothing happens in it.
-    return cells.reindex([str(path), *cells.index], fill_value="").assign(video=path.stem)
+    """Read the cells of a label track, as _parse_cells takes them; the video is named as the file.
+
+    A blank line is a row without event: the video exists, even if nothing happens in it.
+    """
+    lines = pd.Series(text.split("\n")).str.replace(r"^\\.*", "", regex=True)
+    cells = lines.str.extract(r"(?P<start>[^\t]*)\t?(?P<end>[^\t]*)\t?(?P<label>.*)")
+    cells["label"] = cells.label.str.replace(r"\s*\t\s*", " ", regex=True)
+    cells = cells.apply(lambda column: column.str.strip())
+    cells = cells.assign(source=[f"{path}, row {line + 1}" for line in cells.index], video=path.stem)
+    no_end = (cells.start != "") & (cells.end == "")
+    check_rows(cells, no_end, "{start!r}, expected start, end and label separated by tabs")
+    return cells
 
 
 # ---- JSON of ActivityNet, UnAV-100 and this project ----
@@ -263,15 +237,15 @@ def _read_label_track(path: Path, text: str) -> pd.DataFrame:
 
 def _read_database(path: Path) -> EventList:
     annotations = load_annotations(path)
-    rows = []
+    rows, labels = [], [*annotations.class_names]
     for video in annotations.videos:
-        known = {"video": video.video_id, "duration": video.duration, "fps": video.fps}
-        known |= {"source": f"{path}: video {video.video_id}", "subset": video.subset or None}
-        rows.append(known)
+        source = f"{path}: video {video.video_id}"
+        known = {"video": video.video_id, "duration": video.duration, "fps": video.fps, "subset": video.subset or None}
+        rows.append({**known, "source": source})
         events = zip(video.segments.tolist(), video.labels.tolist(), strict=True)
         for number, ((start, end), label) in enumerate(events, 1):
             event = {"start": start, "end": end, "label": annotations.class_name(label)}
-            rows.append({**known, **event, "source": f"{known['source']}, annotation {number}"})
-    labels = [*annotations.class_names, *(label for video in annotations.videos for label in video.labels.tolist())]
+            rows.append({**known, **event, "source": f"{source}, annotation {number}"})
+            labels.append(label)
     classes = tuple(annotations.class_name(label) for label in range(max(labels, default=-1) + 1))
     return EventList(_build_rows(rows), [], classes)

@@ -29,17 +29,6 @@ class Choice(NamedTuple):
     reason: str
 
 
-class TrainingPlan(NamedTuple):
-    """How to train on a number of clips, and the network's size."""
-
-    batch_size: int
-    epochs: int
-    learning_rate: float
-    depth: tuple[int, int]  # the first two values of backbone_arch
-    model: dict[str, float]  # keys of `model`
-    opt: dict[str, float]  # keys of `opt`
-
-
 def choose_regression_range(lengths: np.ndarray) -> Choice:
     """Choose the range (low, high) of each level, in windows.
 
@@ -73,35 +62,38 @@ def choose_max_seq_len(clips: np.ndarray, events: np.ndarray, coarsest_stride: i
     """
     clip, event = _covering(clips), _covering(events)
     wanted = max(clip, event)
-    length = min(wanted, MAX_INPUT)
-    value = int(-(-length // coarsest_stride) * coarsest_stride)
+    value = int(-(-min(wanted, MAX_INPUT) // coarsest_stride) * coarsest_stride)
     reason = f"{PERCENT_COVERED} % of the clips have at most {clip:.0f} windows"
     if event > clip:
         reason = f"{PERCENT_COVERED} % of the events last at most {event:.0f} windows, longer than that of the clips"
-    if wanted > length:
+    if wanted > MAX_INPUT:
         reason += f"; more than {MAX_INPUT} would need too much memory"
     longer = int((clips > value).sum())
     cropped = f"{longer} longer clips are cropped in training, not in evaluation" if longer else "no clip is longer"
-    multiple = f"{value} is a multiple of the coarsest stride {coarsest_stride}"
-    return Choice(value, f"max_seq_len {value}: {reason}; {multiple}; {cropped}")
+    reason += f"; {value} is a multiple of the coarsest stride {coarsest_stride}; {cropped}"
+    return Choice(value, f"max_seq_len {value}: {reason}")
 
 
 def choose_class_aware(videos: list[Video]) -> Choice:
     """Choose offsets per class if events of different classes overlap."""
-    overlapping = total = 0
+    overlaps = []
     for video in videos:
-        starts, ends = video.segments[:, 0], video.segments[:, 1]
+        starts, ends = video.segments.T
         overlap = (starts[:, None] < ends) & (ends[:, None] > starts) & (video.labels[:, None] != video.labels)
-        overlapping, total = overlapping + int(overlap.any(axis=1).sum()), total + len(starts)
-    fraction = overlapping / max(1, total)
+        overlaps.append(overlap.any(axis=1))
+    fraction = float(np.concatenate(overlaps).mean())
     aware = fraction >= MIN_OVERLAP
     effect = "each class has its own offsets" if aware else "one pair of offsets serves all classes"
     reason = f"{100 * fraction:.0f} % of the events overlap one of another class, so {effect}"
     return Choice(aware, f"class_aware {str(aware).lower()}: {reason}")
 
 
-def plan_training(num_clips: int) -> Choice:
-    """Plan a run (a TrainingPlan): batch size and epochs for enough steps, and the demos' or the published network."""
+def plan_training(num_clips: int, num_levels: int) -> Choice:
+    """Choose batch size and epochs for enough steps, and the demos' or the published network.
+
+    Returns:
+        The keys of three sections of the configuration: `task` (a block TASKn), `model` and `opt`.
+    """
     batch = max(size for size in BATCH_SIZES if size == 1 or size * STEPS_PER_EPOCH <= num_clips)
     steps = max(1, num_clips // batch)
     epochs = int(np.clip(-(-STEPS_PER_RUN // steps), *EPOCHS))
@@ -113,10 +105,10 @@ def plan_training(num_clips: int) -> Choice:
         f"{epochs} epochs are {steps * epochs} steps (the goal is {STEPS_PER_RUN}, in {EPOCHS[0]} to {EPOCHS[1]} "
         f"epochs); {network} {LARGE_DATA_SET} clips"
     )
-    warmup = max(1, epochs // 10)
-    opt = {"warmup_epochs": warmup, "num_train_epochs": epochs, "clip_proj_lr": rate, "ema_decay": decay}
-    model = {"embd_dim": size, "head_dim": size, "drop_path": drop_path}
-    return Choice(TrainingPlan(batch, epochs, rate, depth, model, opt), reason)
+    task = {"batch_size": batch, "learning_rate": rate, "epochs": epochs}
+    model = {"backbone_arch": [*depth, num_levels - 1], "embd_dim": size, "head_dim": size, "drop_path": drop_path}
+    opt = {"warmup_epochs": max(1, epochs // 10), "num_train_epochs": epochs, "clip_proj_lr": rate, "ema_decay": decay}
+    return Choice({"task": task, "model": model, "opt": opt}, reason)
 
 
 def check_stride(lengths: np.ndarray, ranges: tuple[tuple[float, float], ...]) -> list[str]:
@@ -128,8 +120,7 @@ def check_stride(lengths: np.ndarray, ranges: tuple[tuple[float, float], ...]) -
             "point and are hard to find"
         )
     # A point in an event is between half its length and its whole length from the farther end.
-    unused = [high for _, high in ranges if high < np.min(lengths, initial=np.inf) / 2]
-    if unused:
+    if unused := [high for _, high in ranges if high < np.min(lengths, initial=np.inf) / 2]:
         notes.append(f"no event is short enough for the ranges up to {unused[-1]:g}: a larger --stride is possible")
     return notes
 

@@ -1,6 +1,6 @@
 """Assign whole videos to training, validation and test splits."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,54 +26,40 @@ def select_subsets(tables: EventTables, chosen: Sequence[str] | None) -> tuple[s
         ConfigError: a chosen subset has no events.
     """
     videos: Any = tables.videos.reset_index()
-    without = videos.loc[videos.subset.isna()]
-    others = f"but {len(videos) - len(without)} others have one; give it one, or divide all videos again with --resplit"
-    check_rows(without, f"video {{video_id}} has no subset, {others}")
+    message = "video {video_id} has no subset, but {others} others have one; give it one, or use --resplit"
+    check_rows(videos, videos.subset.isna(), message, others=videos.subset.count())
     # ActivityNet withholds the labels of its testing subset: without events there is nothing to score.
     with_events = videos.loc[videos.video_id.isin(tables.events.video_id), "subset"].unique().tolist()
-    if chosen is None:
-        return identify_subsets(with_events)
-    for name in chosen:
-        if name not in with_events:
-            names = ", ".join(with_events)
-            raise ConfigError(f"--subsets {name}: no video with events in this subset; there are {names}")
-    train, val, test = chosen
+    train, val, test = chosen or identify_subsets(with_events)
+    if unknown := [name for name in (train, val, test) if name not in with_events]:
+        raise ConfigError(f"--subsets {unknown[0]}: no videos with events; the subsets are {', '.join(with_events)}")
     return train, val, test
 
 
-def identify_subsets(names: Iterable[str]) -> tuple[str, str, str]:
+def identify_subsets(names: list[str]) -> tuple[str, str, str]:
     """Find the subsets that train, validate and test by their names.
 
     If there is only one of the latter two, it serves for both. Raises DataError if the names do not tell.
     """
-    names = list(dict.fromkeys(names))
     prefixes = (("train",), ("val", "dev"), ("test", "eval", "public_eval"))
-    found = [[name for name in names if name.lower().startswith(prefix)] for prefix in prefixes]
-    if len(found[0]) != 1 or any(len(matches) > 1 for matches in found) or not (found[1] or found[2]):
-        raise DataError(
-            f"cannot tell which subset is for what: {', '.join(names)}; name them with --subsets TRAIN VAL TEST, or "
-            "divide the videos again with --resplit"
-        )
-    train, val, test = (matches[0] if matches else "" for matches in found)
-    return train, val or test, test or val
+    train, val, test = ([name for name in names if name.lower().startswith(prefix)] for prefix in prefixes)
+    if len(train) != 1 or len(val) > 1 or len(test) > 1 or not val + test:
+        remedy = "name them with --subsets TRAIN VAL TEST, or divide the videos again with --resplit"
+        raise DataError(f"cannot tell which subset is for what: {', '.join(names)}; {remedy}")
+    return train[0], (val or test)[0], (test or val)[0]
 
 
 def parse_percentages(text: str) -> np.ndarray:
     """Parse "70/10/20" into fractions (3,). Raises ConfigError."""
-    try:
-        percentages = np.array([float(part) for part in text.split("/")])
-    except ValueError:
-        percentages = np.zeros(0)
+    percentages: Any = pd.to_numeric(pd.Series(text.split("/")), errors="coerce")
     if len(percentages) != 3 or not (percentages > 0).all() or abs(percentages.sum() - 100) > 1e-6:
         raise ConfigError(f"--splits {text}: expected three percentages above 0 that sum to 100, such as 70/10/20")
-    return percentages / 100
+    return percentages.to_numpy() / 100
 
 
 def divide_videos(tables: EventTables, fractions: np.ndarray, seed: int) -> EventTables:
     """Assign each video to one of SPLITS, and each class to all of them where it has enough videos."""
     videos, events = tables
-    if len(videos) < len(SPLITS):
-        raise DataError(f"{len(videos)} videos cannot be divided into {', '.join(SPLITS)}; annotate more")
     counts = pd.crosstab(events.video_id, events.label).reindex(videos.index, fill_value=0)
     chosen = stratify(counts.to_numpy() > 0, fractions, seed)
     return tables._replace(videos=videos.assign(subset=np.array(SPLITS, object)[chosen]))
@@ -94,50 +80,40 @@ def stratify(has_class: np.ndarray, fractions: Sequence[float] | np.ndarray, see
     Returns:
         (N,) int64, the split of each video.
     """
-    rng, fractions = np.random.default_rng(seed), np.asarray(fractions, float)
+    rng, fractions, totals = np.random.default_rng(seed), np.asarray(fractions, float), has_class.sum(axis=0)
+    sizes = fractions * len(has_class)
+    wanted = totals[:, None] * fractions
+    enough = totals >= len(fractions)
+    wanted[enough] = np.maximum(1.0, wanted[enough])
+    wanted[enough, 0] = totals[enough] - wanted[enough, 1:].sum(axis=1)
     best, best_cost = np.zeros(len(has_class), np.int64), (np.inf, np.inf)
     for _ in range(NUM_ORDERS):
-        chosen = _stratify_once(has_class, fractions, rng.permutation(len(has_class)))
-        sizes = np.bincount(chosen, minlength=len(fractions))
-        size_error = np.abs(sizes - fractions * len(has_class)).max()
-        num_missing = len(find_missing_classes(has_class, chosen, len(fractions)))
-        if (num_missing, size_error) < best_cost:
-            best, best_cost = chosen, (num_missing, size_error)
-        if num_missing == 0 and size_error <= 1 + 0.01 * len(has_class):
+        chosen = _stratify_once(has_class, wanted, sizes, rng.permutation(len(has_class)))
+        size_error = np.abs(np.bincount(chosen, minlength=len(fractions)) - sizes).max()
+        cost = (len(find_missing_classes(has_class, chosen, len(fractions))), size_error)
+        if cost < best_cost:
+            best, best_cost = chosen, cost
+        if cost <= (0, 1 + 0.01 * len(has_class)):
             break
     return best
 
 
-def _stratify_once(has_class: np.ndarray, fractions: np.ndarray, order: np.ndarray) -> np.ndarray:
-    chosen = np.full(len(has_class), -1)
-    totals = has_class.sum(axis=0)
-    wanted, room = _wanted_videos(totals, fractions), fractions * len(has_class)
-
-    def assign(videos: np.ndarray, lacking: np.ndarray) -> None:
-        """Assign each video to the split that lacks most; among equals to the one with the most room."""
-        for video in videos[chosen[videos] < 0]:
-            split = max(range(len(fractions)), key=lambda s: (lacking[s], room[s]))
-            chosen[video] = split
-            room[split] -= 1
-            wanted[has_class[video], split] -= 1
-
+def _stratify_once(has_class: np.ndarray, wanted: np.ndarray, sizes: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Divide the videos in one order; wanted (C, S) and sizes (S,): videos of each class, and of all, per split."""
+    has_class = np.column_stack([has_class, np.ones(len(has_class), bool)])  # all videos are the last class
+    wanted = np.vstack([wanted, sizes])
+    chosen, totals = np.full(len(has_class), -1), has_class.sum(axis=0)
     classes = list(range(len(totals)))
     while classes:
         left = has_class[chosen < 0].sum(axis=0)
         rarest = min(classes, key=lambda c: (left[c], totals[c]))
         classes.remove(rarest)
-        assign(order[has_class[order, rarest]], wanted[rarest])
-    assign(order, room)
+        for video in order[has_class[order, rarest] & (chosen[order] < 0)]:
+            # The split that lacks most videos of this class; among equals the one that lacks most videos.
+            split = max(range(len(sizes)), key=lambda s: (wanted[rarest, s], wanted[-1, s]))
+            chosen[video] = split
+            wanted[has_class[video], split] -= 1
     return chosen
-
-
-def _wanted_videos(totals: np.ndarray, fractions: np.ndarray) -> np.ndarray:
-    """Return how many videos of each class each split should get, (C, S): at least one if there are enough."""
-    wanted = totals[:, None] * fractions
-    enough = totals >= len(fractions)
-    wanted[enough] = np.maximum(1.0, wanted[enough])
-    wanted[enough, 0] = totals[enough] - wanted[enough, 1:].sum(axis=1)
-    return wanted
 
 
 def find_missing_classes(has_class: np.ndarray, chosen: np.ndarray, num_splits: int) -> np.ndarray:
@@ -158,15 +134,15 @@ def summarize_splits(
     subset: Any = tables.videos.subset
     events: Any = pd.crosstab(tables.events.label, tables.events.video_id.map(subset))
     events = events.reindex(index=classes, columns=names, fill_value=0)
-    for name in names:
-        if not events[name].any():
-            raise DataError(f"{name}: no events in this split; annotate more videos, or use other --splits or --seed")
     without_events = subset.loc[~subset.index.isin(tables.events.video_id)]
     counts = {"videos": subset.value_counts(), "without events": without_events.value_counts()}
     table = pd.concat([pd.DataFrame(counts, names).fillna(0).astype(int).T, events])
     notes = []
     for name in names:
+        missing = [label for label in classes if not events.loc[label, name]]
+        if len(missing) == len(classes):
+            raise DataError(f"{name}: no events in this split; annotate more videos, or use other --splits or --seed")
         effect = "cannot be learned" if name == splits[0] else "are not measured"
-        if missing := [label for label in classes if not events.loc[label, name]]:
+        if missing:
             notes.append(f"{name} has no events of some classes, which {effect}: {format_list(missing)}")
     return table, notes

@@ -49,9 +49,8 @@ def test_build_configuration_with_base_is_one_more_task():
     path = ROOT / "configs/multi_task_anet_unav_dcase.yaml"
     base = load_config(path)
     features = FeatureProvenance(base.model.encoder, *base.model.input_dims, 4)
-    tree, _ = build_configuration(make_task(), features, 0, base, "base.yaml")
-    assert tree.keys() == {"base", "TASK4"}
-    assert tree["base"] == "base.yaml"
-    config = from_tree({**base.to_tree(), "TASK4": tree["TASK4"]})
+    tree, _ = build_configuration(make_task(), features, 0, base)
+    assert tree.keys() == {"TASK4"}
+    config = from_tree({**base.to_tree(), **tree})
     assert config.model == base.model
     assert config.tasks["TASK4"].dataset.max_seq_len % 32 == 0  # the coarsest stride of the base

@@ -56,11 +56,12 @@ def test_choose_class_aware_if_classes_overlap():
 
 @pytest.mark.parametrize("num_clips", [1, 2, 5, 14, 100, 240, 999, 1000, 10_024])
 def test_plan_training_has_enough_steps(num_clips):
-    plan = rules.plan_training(num_clips).value
-    assert plan.batch_size <= num_clips
-    assert rules.EPOCHS[0] <= plan.epochs <= rules.EPOCHS[1]
-    steps = plan.epochs * (num_clips // plan.batch_size)
-    assert steps >= rules.STEPS_PER_RUN or plan.epochs == rules.EPOCHS[1]
+    plan = rules.plan_training(num_clips, num_levels=6).value
+    batch_size, epochs = plan["task"]["batch_size"], plan["task"]["epochs"]
+    assert batch_size <= num_clips
+    assert rules.EPOCHS[0] <= epochs <= rules.EPOCHS[1]
+    assert epochs * (num_clips // batch_size) >= rules.STEPS_PER_RUN or epochs == rules.EPOCHS[1]
+    assert plan["model"]["backbone_arch"][-1] == 5
 
 
 def test_check_stride_too_small_or_too_large():

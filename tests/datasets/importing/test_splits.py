@@ -75,5 +75,5 @@ def test_select_subsets_some_videos_without_is_an_error():
         select_subsets(tables, None)
     tables.videos["subset"] = ["train", "test"]
     assert select_subsets(tables, None) == ("train", "test", "test")
-    with pytest.raises(ConfigError, match="--subsets dev: no video with events in this subset"):
+    with pytest.raises(ConfigError, match="--subsets dev: no videos with events"):
         select_subsets(tables, ["train", "dev", "test"])
