@@ -24,7 +24,8 @@ def mean_over_classes(values: np.ndarray) -> np.ndarray:
 def resample_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
     """Compute AP (R, C, K) in each resample (R, V + 1); NaN for classes without annotations in it."""
     shape = (len(matches.truth.classes), len(matches.tious))
-    cells = SegmentedCumsum(np.repeat(np.arange(np.prod(shape)), np.diff(matches.cell_starts)), int(np.prod(shape)))
+    hits_per_cell = np.diff(matches.cell_starts)
+    cells = SegmentedCumsum(np.repeat(np.arange(len(hits_per_cell)), hits_per_cell), len(hits_per_cell))
     video, first = matches.video[matches.rows], matches.class_starts[matches.column[matches.hit]]
 
     def compute(rows: np.ndarray) -> np.ndarray:
