@@ -206,8 +206,8 @@ def compute_classes(data: EvaluationInput) -> MetricResult:
 
 def compute_sed(data: EvaluationInput) -> MetricResult:
     """Compute the metrics of sound event detection: event, segment and intersection F1, PSDS."""
-    options = {"resamples": data.resamples, "seed": data.seed}
-    return compute_sed_metrics(data.detections, data.videos, data.class_names, **options)
+    inputs = (data.detections, data.videos, data.class_names)
+    return compute_sed_metrics(*inputs, resamples=data.resamples, seed=data.seed)
 
 
 METRICS: dict[str, Callable[[EvaluationInput], MetricResult]] = {
