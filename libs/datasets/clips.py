@@ -79,8 +79,11 @@ def _cut_segments(clip: Clip, start: float, end: float, trunc_thresh: float) -> 
 
 
 def drop_truncated(clip: Clip, length: int, trunc_thresh: float) -> Clip:
-    """Drop segments that start after the grid's end or have less than trunc_thresh inside it; cut the others."""
-    inside = _cut_segments(clip, -math.inf, length + 0.5 * clip.num_frames / clip.feat_stride, trunc_thresh)
+    """Drop segments that start at or after the grid's end or have less than trunc_thresh inside it; cut the others."""
+    end = length + 0.5 * clip.num_frames / clip.feat_stride
+    inside = _cut_segments(clip, -math.inf, end, trunc_thresh)
+    before = inside.segments[:, 0] < end
+    inside = replace(inside, segments=inside.segments[before], labels=inside.labels[before])
     if len(clip.labels) and not len(inside.labels):
         warnings.warn(f"video {clip.video_id}: all its segments lie beyond its end, none is used", stacklevel=2)
     return inside

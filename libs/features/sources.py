@@ -37,6 +37,9 @@ class _FeatureFiles:
         """List the names of all stored features."""
         raise NotImplementedError
 
+    def has(self, modality: str, video_id: str) -> bool:
+        raise NotImplementedError
+
     def read_shape(self, modality: str, video_id: str) -> tuple[int, ...]:
         raise NotImplementedError
 
@@ -60,9 +63,8 @@ class _FeatureFiles:
         Raises:
             DataError: features are missing (with their number and first names) or have the wrong shape.
         """
-        names = self.list_names()
-        wanted = [self.name(modality, video.video_id) for video in videos for modality in self.dims]
-        if missing := [name for name in wanted if name not in names]:
+        wanted = [(modality, video.video_id) for video in videos for modality in self.dims]
+        if missing := [self.name(*features) for features in wanted if not self.has(*features)]:
             message = f"{len(missing)} of {len(wanted)} features missing: {format_list(missing)}"
             raise DataError(f"{self.path}: {message}; add them or correct feat_folder")
         shapes = ({modality: self.read_shape(modality, v.video_id) for modality in self.dims} for v in videos)
@@ -114,6 +116,9 @@ class NpyFolder(_FeatureFiles):
         visual, audio = (self.path / self.name(modality, video_id) for modality in MODALITIES)
         return visual, audio
 
+    def has(self, modality: str, video_id: str) -> bool:
+        return (self.path / self.name(modality, video_id)).exists()
+
     def read_shape(self, modality: str, video_id: str) -> tuple[int, ...]:
         return read_npy(self.path / self.name(modality, video_id), "features (T, width)", mapped=True).shape
 
@@ -142,6 +147,9 @@ class Hdf5Pack(_FeatureFiles):
     def array(self, modality: str, video_id: str) -> h5py.Dataset | None:
         """Return the data set of a video, None where it is missing."""
         return packed_arrays(self._open(), modality).get(video_id)
+
+    def has(self, modality: str, video_id: str) -> bool:
+        return self.array(modality, video_id) is not None
 
     def read_shape(self, modality: str, video_id: str) -> tuple[int, ...]:
         return self._find(modality, video_id).shape

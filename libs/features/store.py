@@ -44,7 +44,7 @@ class FeatureStore:
         make_folder(folder)
         self.files = NpyFolder(folder, (provenance.visual_dim, provenance.audio_dim), provenance.prefix, suffixes)
         record = folder / PROVENANCE_FILE
-        if record.exists() or any(folder.glob("*.npy")):
+        if record.exists() or any(path.name.endswith(tuple(f"{s}.npy" for s in suffixes)) for path in folder.iterdir()):
             provenance.check_same(folder)
         else:
             with replacing(record) as temporary:

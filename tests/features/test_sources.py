@@ -120,3 +120,18 @@ def test_hdf5_pack_each_process_opens_its_own_handle(tiny, run_script):
     source._pid = -1  # as a forked child sees it
     inherited = source._file
     assert source._open() is not inherited
+
+
+def test_lengths_of_video_ids_with_slashes_finds_their_features(tmp_path):
+    """EPIC-KITCHENS and HACS name videos so; a folder has subfolders then, a pack nested groups."""
+    arrays = {"visual": np.zeros((5, 3), np.float32), "audio": np.ones((5, 2), np.float32)}
+    (tmp_path / "f/P01").mkdir(parents=True)
+    with h5py.File(tmp_path / "p.h5", "w") as pack:
+        for modality, array in arrays.items():
+            np.save(tmp_path / f"f/P01/a_{modality}.npy", array)
+            pack[f"{modality}/P01/a"] = array
+    video = Video("P01/a", "train", 2.0, None, np.zeros((0, 2)), np.zeros(0, np.int64))
+    folder = NpyFolder(tmp_path / "f", (3, 2), "", ("_visual", "_audio"))
+    for source in (folder, Hdf5Pack(tmp_path / "p.h5", (3, 2))):
+        assert source.lengths([video]) == [5]
+        np.testing.assert_array_equal(source.load(video).audio, arrays["audio"])
