@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from libs.core.cli import build_parser, exit_on_user_error
-from libs.core.errors import ConfigError, UserError
+from libs.core.errors import UserError
 from libs.core.files import make_folder
 from libs.features.provenance import ExtractedFeatures, open_extracted
 from libs.features.windows import FRAME_RATE_HZ, WINDOW_FRAMES, span
@@ -21,7 +21,6 @@ from libs.inference.localizer import Localizer
 from libs.inference.outputs import format_summary, safe_name, write_outputs
 from libs.inference.result import VideoResult
 from libs.media.batch_extraction import describe_failure
-from libs.media.container import format_path
 from libs.media.inputs import VideoInput, find_videos
 from libs.media.probe import probe
 from libs.training.distributed import init_distributed
@@ -45,32 +44,7 @@ def parse_args() -> argparse.Namespace:
         parser.error("--classes and --task go together")
     if not args.videos and not args.features:
         parser.error("expected VIDEO or --features")
-    if not 0 <= args.min_score <= 1:
-        parser.error(f"--min-score {args.min_score}: expected a number from 0 to 1")
     return args
-
-
-def build_localizer(args: argparse.Namespace) -> Localizer:
-    localizer = Localizer.from_checkpoint(args.checkpoint, args.tasks, args.encoder)
-    if args.classes is not None:
-        names = [name.strip() for name in args.classes.split(",") if name.strip()]
-        if not names:
-            raise ConfigError("--classes: expected names separated by commas")
-        localizer.set_classes(args.task, names)
-    return localizer
-
-
-def open_features(args: argparse.Namespace, localizer: Localizer) -> ExtractedFeatures | None:
-    """Open --features. Raises UserError if another encoder than the checkpoint's made them."""
-    if args.features is None:
-        return None
-    provenance, files = open_extracted(args.features)
-    if provenance.encoder != localizer.encoder.name:
-        raise UserError(
-            f"{args.features}: features of {provenance.encoder}, the checkpoint was trained on those of "
-            f"{localizer.encoder.name}; extract them with that"
-        )
-    return provenance, files
 
 
 def localize(
@@ -79,12 +53,11 @@ def localize(
     """Localize events in a video, or in its extracted features."""
     if extracted is None:
         assert video.path is not None  # only extracted features have no file
-        return localizer.localize_video(video.path, args.min_score, args.video_stream, args.audio_stream)
+        return localizer.localize_video(video.path, args.min_score, (args.video_stream, args.audio_stream))
     provenance, files = extracted
     features, stride = files.read(video.name), provenance.stride
-    if video.path is None:
-        duration = span(len(features.visual), WINDOW_FRAMES, stride) / FRAME_RATE_HZ
-    else:
+    duration = span(len(features.visual), WINDOW_FRAMES, stride) / FRAME_RATE_HZ
+    if video.path is not None:
         duration = probe(video.path, args.video_stream, args.audio_stream).duration
     try:
         events = localizer.localize_features(*features, stride, duration, args.min_score)
@@ -99,28 +72,33 @@ def main() -> None:
     videos, failures = find_videos(args.videos) if args.videos else ([], [])
     results: dict[str, VideoResult] = {}  # by the name of its files
     with init_distributed(None, "float32"):
-        localizer = build_localizer(args)
+        localizer = Localizer.from_checkpoint(args.checkpoint, args.tasks, args.encoder)
+        if args.classes is not None:
+            localizer.set_classes(args.task, args.classes.split(","))
         tasks = {task.key: task.task_type for task in localizer.tasks}
-        extracted = open_features(args, localizer)
+        extracted = open_extracted(args.features) if args.features else None
         make_folder(args.out)
-        if extracted and not args.videos:
-            _, files = extracted
-            videos = [VideoInput(name, None) for name in files.video_ids()]
+        if extracted:
+            provenance, files = extracted
+            if provenance.encoder != localizer.encoder.name:
+                raise UserError(
+                    f"{args.features}: features of {provenance.encoder}, the checkpoint was trained on those of "
+                    f"{localizer.encoder.name}; extract them with that"
+                )
+            videos = videos if args.videos else [VideoInput(name, None) for name in files.video_ids()]
         for video in tqdm(videos, unit="video", disable=None, leave=False):
             try:
                 result = localize(video, localizer, extracted, args)
                 name = safe_name(result.video_id)
                 if other := results.get(name):
-                    raise UserError(
-                        f"{result.title}: its files would be named {name}, as those of {other.title}; rename one"
-                    )
+                    raise UserError(f"{video}: its files would be named {name}, as those of {other.title}; rename one")
                 write_outputs(args.out, result, tasks)
             except Exception as error:  # one broken video must not stop the others
-                failures.append(describe_failure(video.path or video.name, error))
+                failures.append(describe_failure(str(video), error))
                 continue
             results[name] = result
             for note in result.notes:
-                tqdm.write(f"{format_path(video.path or video.name)}: {note}", file=sys.stderr)
+                tqdm.write(f"{video}: {note}", file=sys.stderr)
     if results:
         print(format_summary(list(results.values()), tasks))
         print(f"pages: {args.out}")

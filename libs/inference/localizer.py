@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from libs.core.config import Config, TaskSpec
+from libs.core.config import TaskSpec
 from libs.core.configfile import from_tree
 from libs.core.errors import CheckpointError, ConfigError, DataError
 from libs.core.types import Clip, Event
@@ -74,18 +74,18 @@ class Localizer:
         path = find_checkpoint(Path(path))
         content = load_checkpoint(path)
         if not all(isinstance(content.get(key), dict) for key in ("config", "prompts", "class_names")):
-            raise CheckpointError(
-                f"{path}: holds weights only, expected configuration, prompts and class names too; train with this "
-                "project, or evaluate it with eval.py"
-            )
+            raise CheckpointError(f"{path}: holds weights only; train with this project, or evaluate it with eval.py")
         config = from_tree(content["config"])
-        trained_on = config.model.encoder
+        trained_on, class_names = config.model.encoder, content["class_names"]
         if encoder not in (None, trained_on):
-            raise CheckpointError(
-                f"{path}: was trained on features of {trained_on}, not of {encoder}; use --encoder {trained_on}"
-            )
-        class_names: dict[str, list[str]] = content["class_names"]
-        selected = _select_tasks(config, tasks, class_names, path)
+            raise CheckpointError(f"{path}: was trained on features of {trained_on}, not of {encoder}; use its encoder")
+        selected = config.select_tasks(tasks or "-".join(key for key in config.tasks if key in class_names))
+        for task in selected:
+            if task.key not in class_names:
+                raise ConfigError(f"{path}: was not trained on {task.key}; choose from {', '.join(class_names)}")
+            if (task.dataset.num_frames, task.dataset.default_fps) != (WINDOW_FRAMES, FRAME_RATE_HZ):
+                expected = f"{WINDOW_FRAMES} frames at {FRAME_RATE_HZ} fps"
+                raise CheckpointError(f"{path}: windows of {task.key} are not {expected}; train on those of extract.py")
         model = UniAV(config)
         load_weights(model, content["state_dict_ema"], path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -97,8 +97,9 @@ class Localizer:
             model.override_prompts(task.key, content["prompts"][task.key].to(device))
         return cls(model, selected, build_encoder(trained_on), class_names, contexts)
 
+    @torch.no_grad()
     def set_classes(self, task_type: str, names: list[str]) -> None:
-        """Replace a task's classes by free text, which the encoder embeds.
+        """Replace a task's classes by free text, which the encoder embeds in the task's sentence or learned context.
 
         Where boundaries are regressed for each class, a new class uses those of the trained class with the nearest
         prompt.
@@ -114,14 +115,19 @@ class Localizer:
         if task is None:
             known = ", ".join(t.task_type for t in self.tasks)
             raise ConfigError(f"--task {task_type}: no such task in the checkpoint; choose from {known}")
-        if not self.model.uses_prompts:
-            raise ConfigError("--classes: the linear classifier uses no prompts; train with model.classifier=prompt")
-        if self.model.config.prompts == "random":
-            raise ConfigError(
-                "--classes: trained with random prompts, which carry no meaning; train with model.prompts=frozen"
-            )
+        if not self.model.uses_prompts or self.model.config.prompts == "random":
+            raise ConfigError("--classes: needs a network with model.classifier=prompt, and model.prompts not random")
+        names = [name.strip() for name in names if name.strip()]
+        if not names:
+            raise ConfigError("--classes: expected names separated by commas")
+        if task.key in self.contexts:
+            assert isinstance(self.encoder, ContextEncoder)  # training with learned context requires one
+            embed, _ = self.encoder.build_context_embedder(names, self.model.config.context_length)
+            prompts = embed(self.contexts[task.key])
+        else:
+            prompts = torch.from_numpy(self.encoder.encode_text([task.format_prompt(name) for name in names]))
         trained = self.trained_prompts[task.key]
-        prompts = self._embed_classes(task, names).to(trained)
+        prompts = prompts.to(trained)
         if prompts.shape[1] != trained.shape[1]:
             raise ConfigError(
                 f"{self.encoder.name}: text embeddings have {prompts.shape[1]} numbers, the network's prompts "
@@ -132,29 +138,20 @@ class Localizer:
         self.model.override_prompts(task.key, prompts)
         self.class_names[task.key] = names
 
-    @torch.no_grad()
-    def _embed_classes(self, task: TaskSpec, names: list[str]) -> Tensor:
-        """Embed class names in the task's sentence, or after the learned context vectors."""
-        if task.key in self.contexts:
-            assert isinstance(self.encoder, ContextEncoder)  # training with learned context requires one
-            embed, _ = self.encoder.build_context_embedder(names, self.model.config.context_length)
-            return embed(self.contexts[task.key])
-        return torch.from_numpy(self.encoder.encode_text([task.format_prompt(name) for name in names]))
-
     def localize(self, path: str | Path, min_score: float = 0.1) -> list[Event]:
         """Find the events of a video, best first. Raises MediaError if the file cannot be read."""
         return self.localize_video(path, min_score).events
 
     def localize_video(
-        self,
-        path: str | Path,
-        min_score: float = 0.1,
-        video_stream: int | None = None,
-        audio_stream: int | None = None,
+        self, path: str | Path, min_score: float = 0.1, streams: tuple[int | None, int | None] = (None, None)
     ) -> VideoResult:
-        """Find the events of a video, and keep what its page shows. Streams are indices; None takes the best."""
+        """Find the events of a video, and keep what its page shows.
+
+        Args:
+            streams: indices of the stream of pictures and of that of sound; None takes the best one.
+        """
         path = Path(path)
-        media = extract_features(path, self.encoder, self.stride, video_stream, audio_stream)
+        media = extract_features(path, self.encoder, self.stride, *streams)
         events = self.localize_features(media.visual, media.audio, self.stride, media.duration, min_score)
         peaks = np.abs(media.waveform_peaks).max(axis=1, initial=0)
         return VideoResult(path.stem, path, events, media.duration, peaks, tuple(media.notes))
@@ -175,19 +172,15 @@ class Localizer:
         config = self.model.config
         widths, expected = (visual.shape[1], audio.shape[1]), (config.input_dim_visual, config.input_dim_audio)
         if widths != expected:
-            raise ConfigError(
-                f"features have widths {widths}, the network expects {expected}; extract with its encoder"
-            )
+            raise ConfigError(f"features have widths {widths}, the network needs {expected}; extract with its encoder")
         if not (np.isfinite(visual).all() and np.isfinite(audio).all()):
             raise DataError("features are NaN or infinite; extract them again")
         events = []
         for task in self.tasks:
             step, remainder = divmod(task.dataset.feat_stride, stride)
             if remainder:
-                raise ConfigError(
-                    f"windows are {stride} frames apart, {task.key} needs {task.dataset.feat_stride}; extract with "
-                    f"--stride {self.stride}"
-                )
+                problem = f"windows are {stride} frames apart, {task.key} needs {task.dataset.feat_stride}"
+                raise ConfigError(f"{problem}; extract with --stride {self.stride}")
             windows = torch.from_numpy(visual[::step]).float(), torch.from_numpy(audio[::step]).float()
             events += self._localize_task(task, *windows, duration, min_score)
         return sorted(events, key=lambda event: -event.score)
@@ -231,19 +224,3 @@ class Localizer:
         for (start, end), score, label in rows:
             if score >= min_score and end > start:
                 yield Event(task.key, task.task_type, self.class_names[task.key][label], start, end, score)
-
-
-def _select_tasks(config: Config, tasks: str | None, trained: dict[str, list[str]], path: Path) -> list[TaskSpec]:
-    """Select the tasks to look for among the trained ones, which are the default."""
-    selected = (
-        [config.tasks[key] for key in config.tasks if key in trained] if tasks is None else config.select_tasks(tasks)
-    )
-    for task in selected:
-        if task.key not in trained:
-            raise ConfigError(f"{path}: was not trained on {task.key}; choose from {', '.join(trained)}")
-        if task.dataset.num_frames != WINDOW_FRAMES or task.dataset.default_fps != FRAME_RATE_HZ:
-            raise CheckpointError(
-                f"{path}: {task.key} has windows of {task.dataset.num_frames} frames at {task.dataset.default_fps} "
-                f"fps, expected {WINDOW_FRAMES} at {FRAME_RATE_HZ}; train on features of extract.py"
-            )
-    return selected

@@ -22,7 +22,6 @@ from libs.inference.page import name_tasks, render_page
 from libs.inference.result import VideoResult
 
 MAX_NAME_BYTES = 160  # file systems allow 255; replacing() needs some for its temporary name
-MIN_CUE_MS = 1  # players drop a cue that ends when it starts
 SRT_SUBSTITUTES = str.maketrans({"<": "‹", ">": "›"})  # SRT has tags and arrows, but no escape sequences
 
 
@@ -57,7 +56,8 @@ def write_outputs(folder: Path, result: VideoResult, tasks: dict[str, str]) -> l
         "txt": "".join(f"{e.start:.6f}\t{e.end:.6f}\t{_single_line(e.label)}\n" for e in events),
     }
     files = {kind: quote(f"{name}.{kind}") for kind in texts}
-    source = _relative_url(result.path, folder) if result.path else None
+    # Links are unresolved, as browsers resolve `..` in the text; bytes, so that names that are not UTF-8 survive.
+    source = quote(os.fsencode(os.path.relpath(result.path, folder))) if result.path else None
     texts["html"] = render_page(replace(result, events=events), tasks, _single_line(result.title), source, files)
     paths = []
     for kind, text in texts.items():
@@ -111,7 +111,7 @@ def _format_cues(events: list[Event], names: dict[str, str], point: str, escape_
     cues = []
     for number, event in enumerate(events, start=1):
         start_ms = max(0, round(event.start * 1000))
-        end_ms = max(start_ms + MIN_CUE_MS, round(event.end * 1000))
+        end_ms = max(start_ms + 1, round(event.end * 1000))  # players drop a cue that ends when it starts
         text = escape_text(f"{_single_line(event.label)} ({names[event.task]} {event.score:.2f})")
         cues.append(f"{number}\n{clock(start_ms)} --> {clock(end_ms)}\n{text}\n")
     return "\n".join(cues)
@@ -120,12 +120,3 @@ def _format_cues(events: list[Event], names: dict[str, str], point: str, escape_
 def _single_line(text: str) -> str:
     """Replace line breaks, tabs, terminal escapes and lone surrogates; format characters (Cf) stay, they join emoji."""
     return " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text).split())
-
-
-def _relative_url(path: Path, folder: Path) -> str:
-    """Format a video's URL relative to a page in `folder`, links unresolved as browsers resolve `..` in the text."""
-    try:
-        # As bytes, so that names that are not UTF-8 survive.
-        return quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))
-    except ValueError:  # another drive on Windows
-        return Path(os.path.abspath(path)).as_uri()  # noqa: PTH100  (resolve() would follow links)

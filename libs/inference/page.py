@@ -15,7 +15,6 @@ from libs.core.types import Event
 from libs.inference.result import VideoResult
 
 TEMPLATE = Path(__file__).with_name("page.html")
-MAX_PEAKS = 4000  # more than a screen has columns, so that zooming in shows detail
 SILENCE = 1e-4  # the waveform is scaled to its loudest peak, but not below this, so that faint noise stays flat
 MEANINGS = {"TAL": "seen", "SED": "heard", "AVEL": "seen and heard"}  # shown beside the name of a task type
 
@@ -71,10 +70,8 @@ def _build_lanes(events: Sequence[Event], task: str) -> list[dict]:
 
 
 def _scale_peaks(peaks: np.ndarray) -> list[int]:
-    """Reduce peaks to at most MAX_PEAKS heights in [0, 100], the loudest 100."""
-    heights = np.abs(np.nan_to_num(np.asarray(peaks, np.float64), posinf=0, neginf=0))
-    if heights.size > MAX_PEAKS:
-        heights = np.maximum.reduceat(heights, np.arange(MAX_PEAKS) * heights.size // MAX_PEAKS)
+    """Scale peaks to heights in [0, 100], the loudest 100."""
+    heights = np.nan_to_num(peaks.astype(np.float64), posinf=0, neginf=0)
     return np.rint(100 * heights / heights.max(initial=SILENCE)).astype(int).tolist()
 
 

@@ -17,8 +17,8 @@ import pytest
 from libs.core.types import Event
 from libs.inference.outputs import write_outputs
 from libs.inference.result import VideoResult
-from tests.media.clips import write_clip as write_sound
 from tests.inference.browser import DURATION_S, FLAGS, SHOTS, Visit, make_peaks, write_clip
+from tests.media.clips import write_clip as write_sound
 
 pytest.importorskip("av", reason="needs PyAV: pip install -e .[media]")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install -e .[test]")
