@@ -191,7 +191,7 @@ def test_eval_checkpoint_of_another_network_names_the_difference(tiny, trained, 
         ("{", "Invalid JSON"),
         ("[]", 'expected {"results": {video_id: [{"label", "score": 0 … 1, "segment": [start, end]}]}}'),
         ('{"results": {"v": [{"score": 1, "label": "a"}]}}', "v: 0: segment: Field required"),
-        ('{"results": {"v": [{"score": "x", "label": "a", "segment": [0, 1]}]}}', "v: 0: score: Input should be a valid number"),
+        ('{"results": {"v": [{"score": "x", "label": "a", "segment": [0, 1]}]}}', "v: 0: score: Input should be"),
         (
             '{"results": {"v": [{"score": NaN, "label": "a", "segment": [0, 1]}]}}',
             "v: 0: score: Input should be",
