@@ -9,6 +9,7 @@ import pandas as pd
 
 from libs.core.errors import DataError, format_list
 from libs.core.types import MEDIA_SUFFIXES, Video
+from libs.datasets.annotations import MAX_TIME_S
 from libs.datasets.importing.readers import check_rows, read_text
 
 END_TOLERANCE_S = 1.0  # events of DESED and ActivityNet end up to this late
@@ -96,7 +97,8 @@ def check_durations(tables: EventTables) -> None:
     videos: Any = tables.videos.reset_index()
     message = "give --videos DIR, a column or a table of durations (video,duration), or --duration S if all are equal"
     check_rows(videos, videos.duration.isna(), f"the duration of video {{video_id}} is not known; {message}")
-    check_rows(videos, videos.duration <= 0, "video {video_id} lasts {duration:g} s, expected more than 0")
+    possible = videos.duration.between(0, MAX_TIME_S, inclusive="right")
+    check_rows(videos, ~possible, "video {video_id} lasts {duration:g} s, expected more than 0 and at most 1e9")
     events: Any = tables.events.merge(videos[["video_id", "duration"]])
     outside = (events.start >= events.duration) | (events.end - events.duration > END_TOLERANCE_S)
     check_rows(events, outside, "{start:g} to {end:g} s, but video {video_id} lasts {duration:g} s; correct it")
