@@ -131,7 +131,7 @@ def test_experiments_in_folder_of_another_configuration_raises(two, tiny, run_sc
         (["TINY", "absent.yaml"], ["absent.yaml: no such configuration file"]),
         (["TINY", "--base", "absent.yaml"], ["absent.yaml: no such configuration file"]),
         (["TINY", "-o", "TASK1.batchsize=3"], ["unknown key TASK1.batchsize", "did you mean TASK1.batch_size?"]),
-        (["TINY", "-o", "run.output_folder=x"], ["run.output_folder=x", "under --out"]),
+        (["TINY", "-o", "run.output_folder=x"], ["run.output_folder", "under --out"]),
         (["TINY", "-o", f"run.seed={2**63 - 2}"], ["run.seed", "9223372036854775808"]),
         (["TINY", "--tasks", "1-7"], ["no TASK7; choose from TASK1, TASK2, TASK3"]),
         (["TINY", "BAD"], ["bad.yaml", "unknown key model.embed_dim"]),
@@ -163,7 +163,7 @@ def test_experiments_with_failed_run_shows_it_and_continues(two, tiny, run_scrip
         for run in runs:
             if run.title.startswith("tiny"):
                 run.folder.mkdir(parents=True)
-                run.metrics.write_text(json.dumps({key: {"average_mAP": 0.5} for key in SCORES}))
+                (run.folder / "metrics.json").write_text(json.dumps({key: {"average_mAP": 0.5} for key in SCORES}))
             yield run, "no such feature folder" if run.title == f"wider, seed {SEED}" else None
 
     monkeypatch.setattr("libs.training.experiment_runs.execute_runs", execute)

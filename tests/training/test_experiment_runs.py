@@ -14,7 +14,7 @@ import pytest
 
 from libs.core.errors import ConfigError
 from libs.training import experiment_runs
-from libs.training.experiment_runs import TrainingRun, execute_runs, interrupt_on_signals, lock_folder
+from libs.training.experiment_runs import MINUTES, TrainingRun, execute_runs, interrupt_on_signals, lock_folder
 
 
 def python_run(folder: Path, code: str, title: str = "run") -> TrainingRun:
@@ -69,12 +69,12 @@ def test_execute_runs_never_exceeds_the_number_of_jobs(tmp_path):
 def test_minutes_add_up_until_an_attempt_is_unknown(tmp_path):
     run = python_run(tmp_path, "import time; time.sleep(.2)")
     execute(tmp_path, run)
-    first = json.loads(run.minutes_file.read_text())
+    first = json.loads((run.folder / MINUTES).read_text())
     execute(tmp_path, run)
-    assert json.loads(run.minutes_file.read_text()) > first + 0.2 / 60
-    run.minutes_file.unlink()  # the state after tools/experiments.py was killed
+    assert json.loads((run.folder / MINUTES).read_text()) > first + 0.2 / 60
+    (run.folder / MINUTES).unlink()  # the state after tools/experiments.py was killed
     execute(tmp_path, run)
-    assert not run.minutes_file.exists()
+    assert not (run.folder / MINUTES).exists()
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
@@ -102,7 +102,7 @@ def test_interrupt_ends_running_processes(tmp_path, monkeypatch, signal_number, 
     with interrupt_on_signals(), pytest.raises(KeyboardInterrupt):
         execute(tmp_path, *runs, num_jobs=num_jobs)
     assert tidied.exists() is not ignores
-    assert runs[0].minutes_file.exists()
+    assert (runs[0].folder / MINUTES).exists()
     assert not runs[4].folder.exists()
     with lock_folder(tmp_path):  # no process holds the lock any more
         pass

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev, variance
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from libs.core.files import replacing
@@ -21,15 +22,14 @@ NO_SCORE_LABELS = {NOT_TRAINED: "not trained", PENDING: "not run yet", FAILED: "
 
 
 class SeedDifference(NamedTuple):
-    """A difference of two means, with half the width of its interval; None if a side has only one value."""
+    """A difference of two means, half the width of its interval, and whether the interval excludes 0.
 
-    value: float
-    half: float | None
+    None if unknown: there is no interval if a side has only one value.
+    """
 
-    @property
-    def beyond_noise(self) -> bool | None:
-        """Whether the interval excludes 0; None without an interval."""
-        return None if self.half is None else abs(self.value) > self.half
+    difference: float | None = None
+    half_interval: float | None = None
+    beyond_noise: bool | None = None
 
 
 def build_run_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -44,17 +44,18 @@ def build_run_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def compute_difference(values: Sequence[float], base: Sequence[float]) -> SeedDifference:
-    """Compute the difference of two means, with Welch's interval. Neither side may be empty."""
+    """Compute the difference of two means, with Welch's interval."""
+    if not values or not base:
+        return SeedDifference()
     value = mean(values) - mean(base)
     if min(len(values), len(base)) < 2:
-        return SeedDifference(value, None)
+        return SeedDifference(value)
     from scipy.stats import t
 
     a, b = (variance(side) / len(side) for side in (values, base))
-    if a + b == 0:
-        return SeedDifference(value, 0.0)
-    degrees = (a + b) ** 2 / (a**2 / (len(values) - 1) + b**2 / (len(base) - 1))
-    return SeedDifference(value, float(t.ppf((1 + CONFIDENCE) / 2, degrees)) * math.sqrt(a + b))
+    degrees = (a + b) ** 2 / (a**2 / (len(values) - 1) + b**2 / (len(base) - 1)) if a + b else 1.0
+    half = float(t.ppf((1 + CONFIDENCE) / 2, degrees)) * math.sqrt(a + b)
+    return SeedDifference(value, half, abs(value) > half)
 
 
 def summarize_runs(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -66,13 +67,11 @@ def summarize_runs(runs: pd.DataFrame) -> list[dict[str, Any]]:
     for name, group in runs.groupby("configuration", sort=False):
         row: dict[str, Any] = {"configuration": name}
         for task in runs["task"].unique():
-            values, base_values = scores.get((name, task)), scores.get((base, task))
-            difference = compute_difference(values, base_values) if name != base and values and base_values else None
+            values, base_values = scores.get((name, task), []), scores.get((base, task), [])
             row[f"{task} mean"] = mean(values) if values else None
-            row[f"{task} sd"] = stdev(values) if values and len(values) > 1 else None
-            row[f"{task} difference"] = difference and difference.value
-            row[f"{task} half_interval"] = difference and difference.half
-            row[f"{task} beyond_noise"] = difference and difference.beyond_noise
+            row[f"{task} sd"] = stdev(values) if len(values) > 1 else None
+            difference = compute_difference(values, base_values) if name != base else SeedDifference()
+            row |= {f"{task} {key}": value for key, value in difference._asdict().items()}
         of_seed = group.drop_duplicates("seed")
         errors, minutes = of_seed[of_seed["error"].notna()], of_seed["minutes"].dropna().tolist()
         row |= {
@@ -92,20 +91,21 @@ def format_markdown(runs: pd.DataFrame) -> str:
     """Format the table for people, with a legend and the errors of failed runs."""
     tasks, rows = runs["task"].unique(), []
     for row in summarize_runs(runs):
-        cells = [row["configuration"]]
+        cells = {"configuration": row["configuration"]}
         for task in tasks:
-            cells += [_format_score(runs, row, task), _format_difference(row, task)]
-        cells.append(_format_progress(row))
-        cells.append(NOT_TRAINED if row["parameters"] is None else f"{row['parameters']:,}")
-        cells.append(NOT_TRAINED if row["minutes"] is None else f"{row['minutes']:.1f}")
-        rows.append([cell.replace("|", "\\|") for cell in [*cells, row["what it asks"]]])
-    columns = ["configuration", *(name for task in tasks for name in (task, f"Δ {task}"))]
-    columns += ["runs", "parameters", "minutes", "what it asks"]
-    aligned = ["left", *["right"] * (len(columns) - 2), "left"]
-    table = pd.DataFrame(rows, columns=columns).to_markdown(index=False, colalign=aligned, disable_numparse=True)
+            cells |= {task: _format_score(runs, row, task), f"Δ {task}": _format_difference(row, task)}
+        finished = str(row["runs"]) if row["finished"] == row["runs"] else f"{row['finished']} of {row['runs']}"
+        cells["runs"] = finished + (f", {row['failed']} failed" if row["failed"] else "")
+        cells["parameters"] = NOT_TRAINED if row["parameters"] is None else f"{row['parameters']:,}"
+        cells["minutes"] = NOT_TRAINED if row["minutes"] is None else f"{row['minutes']:.1f}"
+        cells["what it asks"] = row["what it asks"]
+        rows.append({name: cell.replace("|", "\\|") for name, cell in cells.items()})
+    table = pd.DataFrame(rows)
+    aligned = ["left", *["right"] * (len(table.columns) - 2), "left"]
     failed = runs.loc[runs["error"].notna(), ["configuration", "seed", "error"]].drop_duplicates()
     errors = [f"- failed: {name}, seed {seed}: {error}" for name, seed, error in failed.to_numpy()]
-    return "\n".join([table, "", _format_legend(runs), *([""] if errors else []), *errors]) + "\n"
+    lines = [table.to_markdown(index=False, colalign=aligned, disable_numparse=True), "", _format_legend(runs)]
+    return "\n".join([*lines, *([""] if errors else []), *errors]) + "\n"
 
 
 def save_tables(runs: pd.DataFrame, folder: Path, with_plot: bool) -> str:
@@ -133,17 +133,12 @@ def plot_differences(runs: pd.DataFrame, path: Path) -> None:
         axes.axhspan(place - 0.5, place + 0.5, color="0.95", zorder=0)
     height, handles = 0.21 / group_inches, []
     for i, task in enumerate(tasks):
-        score = base[f"{task} mean"]
+        score, places = base[f"{task} mean"], np.arange(len(others)) + (i - (len(tasks) - 1) / 2) * height
         label = task if score is None else f"{task} ({score:.1f} in {base['configuration']})"
         handles.append(Patch(color=f"C{i}", label=label))
-        bars = axes.barh(
-            [place + (i - (len(tasks) - 1) / 2) * height for place in range(len(others))],
-            [row[f"{task} difference"] or 0.0 for row in others],
-            0.85 * height,
-            xerr=[row[f"{task} half_interval"] or 0.0 for row in others],
-            error_kw={"ecolor": "0.2", "elinewidth": 1, "capsize": 2},
-            color=f"C{i}",
-        )
+        values, half = ([row[f"{task} {key}"] or 0.0 for row in others] for key in ("difference", "half_interval"))
+        whiskers = {"ecolor": "0.2", "elinewidth": 1, "capsize": 2}
+        bars = axes.barh(places, values, 0.85 * height, xerr=half, error_kw=whiskers, color=f"C{i}")
         for bar, row in zip(bars, others, strict=True):
             bar.set_alpha(0.35 if row[f"{task} beyond_noise"] is False else 1)
         labels = [_format_bar_label(runs, row, task) for row in others]
@@ -161,45 +156,35 @@ def plot_differences(runs: pd.DataFrame, path: Path) -> None:
 
 
 def _format_bar_label(runs: pd.DataFrame, row: dict[str, Any], task: str) -> str:
-    if row[f"{task} difference"] is not None:
-        return _format_signed(row[f"{task} difference"], 1)
-    if row[f"{task} mean"] is not None:
-        return "the base has no score"
-    return NO_SCORE_LABELS[_explain_no_score(runs, row, task)]
+    if row[f"{task} mean"] is None:
+        return NO_SCORE_LABELS[_explain_no_score(runs, row, task)]
+    value = row[f"{task} difference"]
+    return "the base has no score" if value is None else _format_signed(value, 1)
 
 
 def _format_score(runs: pd.DataFrame, row: dict[str, Any], task: str) -> str:
     score, deviation = row[f"{task} mean"], row[f"{task} sd"]
     if score is None:
         return _explain_no_score(runs, row, task)
-    return f"{score:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+    return f"{score:.2f}" if deviation is None else f"{score:.2f} ± {deviation:.2f}"
 
 
 def _explain_no_score(runs: pd.DataFrame, row: dict[str, Any], task: str) -> str:
     """NOT_TRAINED, PENDING or FAILED."""
     errors = runs.loc[(runs["configuration"] == row["configuration"]) & (runs["task"] == task), "error"]
-    if errors.empty:
-        return NOT_TRAINED
-    return FAILED if errors.notna().all() else PENDING
+    return NOT_TRAINED if errors.empty else FAILED if errors.notna().all() else PENDING
 
 
 def _format_difference(row: dict[str, Any], task: str) -> str:
     value, half = row[f"{task} difference"], row[f"{task} half_interval"]
     if value is None:
         return ""
-    text = _format_signed(value, 2)
-    text = f"**{text}**" if row[f"{task} beyond_noise"] else text
+    text = f"**{_format_signed(value, 2)}**" if row[f"{task} beyond_noise"] else _format_signed(value, 2)
     return text if half is None else f"{text} ± {half:.2f}"
 
 
 def _format_signed(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"  # adding 0.0 turns -0.0 into 0.0
-
-
-def _format_progress(row: dict[str, Any]) -> str:
-    """For example "3", "1 of 3" or "2 of 3, 1 failed"."""
-    of_all = "" if row["finished"] == row["runs"] else f" of {row['runs']}"
-    return f"{row['finished']}{of_all}" + (f", {row['failed']} failed" if row["failed"] else "")
 
 
 def _format_legend(runs: pd.DataFrame) -> str:

@@ -65,20 +65,19 @@ def test_compute_difference_agrees_with_welch_test_of_scipy():
         welch = stats.ttest_ind(values, base, equal_var=False)
         low, high = welch.confidence_interval(0.95)
         difference = compute_difference(values, base)
-        assert difference.value == pytest.approx((low + high) / 2)
-        assert difference.half == pytest.approx((high - low) / 2)
+        assert difference.difference == pytest.approx((low + high) / 2)
+        assert difference.half_interval == pytest.approx((high - low) / 2)
         assert difference.beyond_noise == (welch.pvalue < 0.05)
 
 
 def test_compute_difference_of_single_value_has_no_interval():
-    assert compute_difference([3.0], [1.0, 2.0]) == (1.5, None)
-    assert compute_difference([3.0], [1.0]).beyond_noise is None
+    assert compute_difference([3.0], [1.0, 2.0]) == (1.5, None, None)
+    assert compute_difference([3.0], [1.0]) == (2.0, None, None)
 
 
 def test_compute_difference_of_constant_values_has_zero_interval():
     pytest.importorskip("scipy")
-    assert compute_difference([2.0, 2.0], [1.0, 1.0]) == (1.0, 0.0)
-    assert compute_difference([2.0, 2.0], [1.0, 1.0]).beyond_noise
+    assert compute_difference([2.0, 2.0], [1.0, 1.0]) == (1.0, 0.0, True)
     assert not compute_difference([1.0, 1.0], [1.0, 1.0]).beyond_noise
 
 
