@@ -5,6 +5,7 @@ python -m benchmarks --only train nms        # the cases whose names start with 
 """
 
 import argparse
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import data, evaluation, media, memory, network, nms
+from benchmarks import data, evaluation, media, network, nms
 from benchmarks.case import BenchmarkSettings, Builders, run_cases
-from benchmarks.report import ROOT, compare_loading, describe_machine, format_table, slugify_device
+from benchmarks.report import ROOT, compare_loading, describe_machine, format_table
 from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.configfile import load_config
 from libs.core.errors import ConfigError
@@ -35,8 +36,7 @@ def list_cases(settings: BenchmarkSettings, only: Sequence[str] = ()) -> Builder
     Raises:
         ConfigError: one of them matches no case.
     """
-    tasks, on_gpu = list(settings.config.tasks.values()), settings.device.type == "cuda"
-    many = GPU_VIDEOS if on_gpu else settings.nms_videos
+    tasks, many = list(settings.config.tasks.values()), GPU_VIDEOS if settings.on_gpu else settings.nms_videos
     table = {
         "train": (network.build_train_case, tasks),
         "step": (partial(network.build_train_case, whole_step=True), tasks[:1]),
@@ -45,14 +45,14 @@ def list_cases(settings: BenchmarkSettings, only: Sequence[str] = ()) -> Builder
         "targets": (data.build_targets_case, [task for task in tasks if task.dataset.class_aware][:1]),
         "loader": (data.build_loader_case, tasks[:1]),
     }
-    large = [tasks[0].model_copy(update={"batch_size": many})] if on_gpu else []
+    large = [tasks[0].model_copy(update={"batch_size": many})] if settings.on_gpu else []
     builders: Builders = {
         **{f"{kind}-{t.task_type}": partial(build, settings, t) for kind, (build, own) in table.items() for t in own},
         **{f"infer-{t.task_type}-{many}": partial(network.build_infer_case, settings, t) for t in large},
         **{f"nms-{videos}": partial(nms.build_nms_case, settings, videos) for videos in (1, many)},
         "map": partial(evaluation.build_map_case, settings),
         "metrics": partial(evaluation.build_metrics_case, settings),
-        "memory": partial(memory.build_memory_case, settings),
+        "memory": partial(network.build_memory_case, settings),
         "media-speed": partial(media.build_speed_case, settings),
         **media.list_long_cases(settings),
     }
@@ -70,15 +70,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, metavar="N", help="default: as a case's cost allows")
     parser.add_argument("--device", choices=devices, default=devices[0], help="cuda where PyTorch finds a GPU")
     parser.add_argument(
-        "--compile",
-        nargs="*",
-        choices=("inductor", "cuda_graphs"),
-        help="also measure the network compiled in these modes; default: cuda_graphs on a GPU, none on a CPU",
+        "--compile", nargs="*", choices=("inductor", "cuda_graphs"), help="modes to measure too (GPU: cuda_graphs)"
     )
-    args = parser.parse_args()
-    if args.compile is None:
-        args.compile = ["cuda_graphs"] if args.device == "cuda" else []
-    return args
+    return parser.parse_args()
 
 
 def run_benchmarks(
@@ -109,10 +103,7 @@ def run_benchmarks(
         if results:
             print(f"\n{format_table(results)}\n")
             print(*tree["notes"], f"written to {out}", sep="\n")
-    failures = [f"{result.name}: {failure}" for result in results for failure in result.failures.values()]
-    for failure in failures:
-        print(f"FAILED: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if any(result.failures for result in results) else 0
 
 
 @exit_on_user_error
@@ -122,11 +113,13 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = False  # the plain baseline's convolutions are float32 too
     device = torch.device(args.device)
     precisions = ("float32", "bf16") if args.device == "cuda" or has_bf16() else ("float32",)
+    modes = ["cuda_graphs"] if args.compile is None and args.device == "cuda" else args.compile or []
     machine = describe_machine(device, precisions)
     # With --only the file has another name, so that the results of all cases stay.
-    out = args.json or FOLDER / f"{'-'.join([slugify_device(machine), *args.only])}.json"
+    name = " ".join([machine.get("gpu") or f"{machine['cpu']} {machine['cores']} cores", *args.only])
+    out = args.json or FOLDER / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     with tempfile.TemporaryDirectory() as folder:
-        settings = BenchmarkSettings(load_config(CONFIG), device, Path(folder), precisions, tuple(args.compile))
+        settings = BenchmarkSettings(load_config(CONFIG), device, Path(folder), precisions, tuple(modes))
         sys.exit(run_benchmarks(settings, list_cases(settings, args.only), machine, args.repeats, out))
 
 

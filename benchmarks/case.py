@@ -2,12 +2,15 @@
 
 import gc
 import math
+import re
 import statistics
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +82,10 @@ class BenchmarkSettings:
     long_minutes: tuple[float, ...] = (10, 20, 60)
 
     @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
     def runs(self) -> dict[str, RunConfig]:
         """The variants of training by name: each precision, and the fastest one compiled."""
         fastest = self.precisions[-1]
@@ -103,10 +110,6 @@ def relative_error(expected: Iterable, found: Iterable) -> float:
     return (difference / max(size, 1e-300)) ** 0.5
 
 
-class MismatchError(Exception):
-    """A variant computes something else than the plain baseline."""
-
-
 @dataclass
 class Result:
     """A case's measurements in its unit, and its variants' errors and reasons of failure, by variant or "plain"."""
@@ -122,8 +125,8 @@ class Result:
     failures: dict[str, str] = field(default_factory=dict)
 
     def speedup(self, name: str) -> float:
-        """Return how many times better than the plain baseline a variant is."""
-        ratio = self.medians["plain"] / self.medians[name]
+        """Return how many times better than the plain baseline a variant is, NaN if it was not measured."""
+        ratio = self.medians.get("plain", math.nan) / self.medians.get(name, math.nan)
         return 1 / ratio if self.more_is_better else ratio
 
 
@@ -137,8 +140,7 @@ def run_cases(builders: Builders, device: torch.device, repeats: int | None = No
         gc.collect()  # the case's networks, so that the next case finds the memory free
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
 
 
 def run_case(name: str, case: BenchmarkCase, device: torch.device, repeats: int | None = None) -> Result:
@@ -156,12 +158,12 @@ def run_case(name: str, case: BenchmarkCase, device: torch.device, repeats: int 
                     error = variant.compute_error(expected, returned)
                     result.errors[variant.name], result.tolerances[variant.name] = error, variant.tolerance
                     if not error <= variant.tolerance:  # also true for NaN
-                        raise MismatchError(f"differs from plain by {error:.3g}, more than {variant.tolerance:g}")
+                        raise AssertionError(f"differs from plain by {error:.3g}, more than {variant.tolerance:g}")
             result.values[variant.name] = [case.measure(returned)] if case.measure else []
         except Exception as error:  # one variant must not cost the other measurements
             result.failures[variant.name] = f"{variant.name}: {type(error).__name__}: {error}"
-            if not isinstance(error, MismatchError):
-                traceback.print_exc()
+            print(f"FAILED: {name}: {result.failures[variant.name]}", file=sys.stderr)
+            traceback.print_exc()
             if is_plain:
                 return result  # nothing to compare with
     if not case.measure:
@@ -186,3 +188,17 @@ def _call(run: Callable[[], Any], device: torch.device, calls: int = 1) -> tuple
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return (time.perf_counter() - start) / calls, returned
+
+
+def run_in_process(function: Callable, *arguments: Any) -> Any:
+    """Call a function in a new process, whose peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        return executor.submit(function, *arguments).result()
+
+
+def measure_peak_gb(device: torch.device) -> float:
+    """Return the most memory that this process has used, in GB; on a CPU, Linux says it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())  # getrusage may return the parent's
+    return int(peak[1]) * 1024 / 1e9 if peak else 0.0

@@ -21,7 +21,6 @@ from libs.features.sources import open_features
 from libs.modeling.points import make_points, make_targets
 
 FPS = 16.0
-EXTRA_EVENTS = 2.0  # mean number of events in a video beyond the first
 
 
 class _NoClips:
@@ -51,12 +50,12 @@ def random_batch(config: Config, task: TaskSpec, videos: int, device: torch.devi
     shortest = round(0.9 * longest) if cropped or not spec.force_upsampling else longest
     for i in range(videos):
         length = int(torch.randint(shortest, longest + 1, (), generator=generator))
-        count = 1 + int(torch.poisson(torch.tensor(EXTRA_EVENTS), generator=generator))
+        count = 1 + int(torch.poisson(torch.tensor(2.0), generator=generator))
         start = torch.rand(count, generator=generator) * 0.8 * length
         segments = torch.stack([start, start + torch.rand(count, generator=generator) * (length - start)], dim=1)
         labels = torch.randint(spec.num_classes, (count,), generator=generator)
-        stride, frames = float(spec.feat_stride), float(spec.num_frames)
-        clip = Clip(f"video{i}", (length * stride + frames) / FPS, FPS, stride, frames, segments, labels)
+        duration = (length * spec.feat_stride + spec.num_frames) / FPS
+        clip = Clip(f"video{i}", duration, FPS, spec.feat_stride, spec.num_frames, segments, labels)
         items.append((clip, *(torch.randn(length, dim, generator=generator) for dim in config.model.input_dims)))
     return collate(items, longest, config.model.coarsest_stride).to(device)
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.case import BenchmarkCase, BenchmarkSettings, Builders, Variant, relative_error
-from benchmarks.memory import measure_peak_gb, run_in_process
+from benchmarks.case import BenchmarkCase, BenchmarkSettings, Variant, measure_peak_gb, relative_error, run_in_process
 from benchmarks.network import build_model
 from benchmarks.report import ROOT
 from libs.core.configfile import load_config
@@ -82,7 +81,7 @@ def build_speed_case(settings: BenchmarkSettings) -> BenchmarkCase:
     )
 
 
-def list_long_cases(settings: BenchmarkSettings) -> Builders:
+def list_long_cases(settings: BenchmarkSettings) -> dict[str, Callable[[], BenchmarkCase]]:
     """List the cases of long videos against the shortest one, scaled by length.
 
     Time grows with the length, memory hardly grows; both come from the same run.

@@ -1,18 +1,19 @@
-"""Training and inference of the network at the published setting, with random features and random unit prompts.
+"""Time and memory of training, and time of inference, at the published setting.
 
-In training each variant has a network of its own with the same weights, since steps and compiling change it.
-Evaluation never compiles.
+Features and unit prompts are random. In training each variant has a network of its own with the same weights, since
+steps and compiling change it. Evaluation never compiles.
 """
 
 import math
 from functools import partial
+from operator import itemgetter
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.case import BenchmarkCase, BenchmarkSettings, Variant, relative_error
+from benchmarks.case import BenchmarkCase, BenchmarkSettings, Variant, measure_peak_gb, relative_error, run_in_process
 from benchmarks.data import random_batch, task_data_without_clips
 from benchmarks.plain.decoding import plain_decode
 from benchmarks.plain.network import plain_forward
@@ -78,9 +79,9 @@ def build_train_case(settings: BenchmarkSettings, task: TaskSpec, whole_step: bo
     def compute_error(expected: tuple, found: tuple, lr: float) -> float:
         """Compare results. The RMS of the difference of weights is relative to what Adam's first step changes."""
         weights = zip(*(model.parameters() for *_, model in (expected, found)), strict=True)
-        squares = torch.cat([(x - y).detach().square().flatten() for x, y in weights])
-        errors = [relative_error(x, y) for x, y in zip(expected[:2], found[:2], strict=True)]
-        return max(*errors, float(squares.mean().sqrt()) / lr)
+        squares = sum(float((x - y).detach().square().sum()) for x, y in weights)
+        weight_error = (squares / sum(weight.numel() for weight in found[2].parameters())) ** 0.5 / lr
+        return max(relative_error(expected[0], found[0]), relative_error(expected[1], found[1]), weight_error)
 
     def build_variant(name: str, run: RunConfig) -> Variant:
         # In bf16 the signs of small gradients differ too often to compare weights.
@@ -92,6 +93,39 @@ def build_train_case(settings: BenchmarkSettings, task: TaskSpec, whole_step: bo
     plain, variants = build_trainer(settings, None), [build_variant(*item) for item in settings.runs.items()]
     title = f"training, {name}: {task.task_type} batch {task.batch_size}"
     return BenchmarkCase(title, "s", partial(train, plain), variants, repeatable=not whole_step)
+
+
+def build_memory_case(settings: BenchmarkSettings) -> BenchmarkCase:
+    fastest = settings.precisions[-1]
+    runs = settings.runs | {f"{fastest} checkpointing": settings.build_run(fastest, checkpointing=True)}
+    measure = partial(run_in_process, train_two_steps, settings)
+    variants = [
+        Variant(name, partial(measure, run), lambda a, b: relative_error([a[1]], [b[1]]), TOLERANCES[run.precision])
+        for name, run in runs.items()
+    ]
+    title = f"peak memory of training all tasks, {'GPU memory allocated' if settings.on_gpu else 'of the process'}"
+    return BenchmarkCase(title, "GB", partial(measure, None), variants, measure=itemgetter(0))
+
+
+def train_two_steps(settings: BenchmarkSettings, run: RunConfig | None) -> tuple[float, list[float]]:
+    """Train two steps of the first and largest task while the other tasks' optimizer state exists.
+
+    Args:
+        run: None for the plain training.
+
+    Returns:
+        Peak memory in GB, and the losses of the last step.
+    """
+    torch.backends.cudnn.allow_tf32 = False  # as in benchmarks.__main__
+    trainer = build_trainer(settings, run)
+    first, *others = settings.config.tasks.values()
+    losses = None
+    for task, videos in (*((other, 1) for other in others), (first, first.batch_size), (first, first.batch_size)):
+        batch = random_batch(settings.config, task, videos, settings.device, cropped=True)
+        losses = trainer.compute_losses(task, batch)
+        trainer.backward(task, losses)
+        trainer.update()
+    return measure_peak_gb(settings.device), [loss.item() for loss in losses or ()]
 
 
 @torch.inference_mode()

@@ -20,10 +20,9 @@ def build_nms_case(settings: BenchmarkSettings, videos: int) -> BenchmarkCase:
     """
     candidates = random_candidates(settings, videos)
     name, where, plain = "C++", "CPU", plain_batch_nms
-    if settings.device.type == "cuda" and videos > 1:
+    if settings.on_gpu and videos > 1:
         candidates = [column.to(settings.device) for column in candidates]
         name, where, plain = "CUDA", "GPU; plain: C++ on the CPU, with copies", run_on_cpu
-
     title = f"soft-NMS, {settings.nms_segments} segments, {settings.classes} classes, {videos} video(s), {where}"
     fast = Variant(name, partial(nms_1d, *candidates, **OPTIONS), nms_error, 1e-3)
     return BenchmarkCase(title, "ms", partial(plain, *candidates), [fast])
@@ -59,5 +58,5 @@ def nms_error(expected: tuple[Tensor, ...], found: tuple[Tensor, ...]) -> float:
     """Compare (rows, scores, counts) of nms_1d: the largest difference of scores, or the share of other rows."""
     rows, scores, counts = zip(expected, found, strict=True)
     if not torch.equal(*counts):
-        return float("inf")
+        return torch.inf
     return max(float((rows[0] != rows[1]).double().mean()), float((scores[0] - scores[1]).abs().max()))

@@ -17,7 +17,6 @@ from benchmarks.case import Result
 from libs.core.config import TaskSpec
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADERS = ("case", "unit", "plain", "variant", "fast", "x plain", "n", "difference")
 
 
 def describe_machine(device: torch.device, precisions: tuple[str, ...]) -> dict[str, Any]:
@@ -42,12 +41,6 @@ def describe_machine(device: torch.device, precisions: tuple[str, ...]) -> dict[
     return machine
 
 
-def slugify_device(machine: dict[str, Any]) -> str:
-    """Turn the device's name into a part of a file name."""
-    name = machine.get("gpu") or f"{machine['cpu']} {machine['cores']} cores"
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
 def measure_matmul(device: torch.device, precision: str) -> float:
     """Measure the rate of square matrix products in GFLOP/s."""
     size, dtype = 2_048 if device.type == "cpu" else 8_192, torch.bfloat16 if precision == "bf16" else torch.float32
@@ -61,21 +54,14 @@ def format_table(results: list[Result]) -> str:
     rows = []
     for result in results:
         for name in dict.fromkeys([*result.errors, *result.failures]):
-            numbers = ["FAILED", "", ""]
-            if name in result.medians:
-                numbers = [
-                    _format_number(result.medians[name]),
-                    _format_number(result.speedup(name)),
-                    len(result.values[name]),
-                ]
-            plain, error = _format_number(result.medians.get("plain", math.nan)), result.errors.get(name, math.nan)
-            rows.append([result.title, result.unit, plain, name, *numbers, f"{error:.1e}"])
+            medians = result.medians.get("plain", math.nan), result.medians.get(name, math.nan)
+            plain, fast, speedup = (f"{x:.3g}" if x < 100 else f"{x:.0f}" for x in (*medians, result.speedup(name)))
+            count, error = len(result.values.get(name, [])), f"{result.errors.get(name, math.nan):.1e}"
+            fast = "FAILED" if name in result.failures else fast
+            rows.append([result.title, result.unit, plain, name, fast, speedup, count, error])
+    headers = ("case", "unit", "plain", "variant", "fast", "x plain", "n", "difference")
     align = ("left", "right", "right", "left", *["right"] * 4)
-    return tabulate(rows, headers=HEADERS, disable_numparse=True, colalign=align)
-
-
-def _format_number(value: float) -> str:
-    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return tabulate(rows, headers=headers, disable_numparse=True, colalign=align)
 
 
 def compare_loading(results: list[Result], task: TaskSpec) -> list[str]:

@@ -38,13 +38,9 @@ def temporal_iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 def precision_recall_area(hits: list[bool], positives: int) -> float:
     """Compute the area under the interpolated precision-recall curve of hits and misses, best score first."""
-    count, precisions, recalls = 0, [], [0.0]
-    for i, hit in enumerate(hits):
-        count += hit
-        precisions.append(count / (i + 1))
-        recalls.append(count / positives)
-    area, highest = 0.0, 0.0
+    count, area, highest = sum(hits), 0.0, 0.0
     for i in reversed(range(len(hits))):
-        highest = max(highest, precisions[i])
-        area += (recalls[i + 1] - recalls[i]) * highest
+        highest = max(highest, count / (i + 1))
+        area += hits[i] * highest / positives
+        count -= hits[i]
     return area

@@ -29,29 +29,25 @@ class _PlainNetwork:
         embeddings, stem, pyramid = config.backbone_arch
         streams = [features.float().transpose(1, 2) for features in (batch.visual, batch.audio)]
         for i in range(embeddings):
-            names = (f"backbone.embed.{modality}.{i}" for modality in MODALITIES)
-            streams = [self.conv_norm(name, x, mask) for name, x in zip(names, streams, strict=True)]
+            pairs = zip(MODALITIES, streams, strict=True)
+            streams = [self.conv_norm(f"backbone.embed.{modality}.{i}", x, mask) for modality, x in pairs]
         if config.use_abs_pe:
             positions = self.position_encoding(mask.shape[2]).to(mask.device) * mask
             streams = [x + positions for x in streams]
         for i in range(stem - 1):
             streams = [self.block(f"stem.{m}.{i}", x, x, mask) for m, x in zip(MODALITIES, streams, strict=True)]
         streams = self.cross("cross.{}", streams, mask)
-        levels = [(streams, mask)]
+        levels = [(torch.cat(streams, dim=1), mask)]
         for i in range(pyramid):
             mask = mask[:, :, :: config.scale_factor]
             streams = self.cross(f"pyramid.{{}}.{i}", streams, mask, config.scale_factor)
-            levels.append((streams, mask))
+            levels.append((torch.cat(streams, dim=1), mask))
 
         prompts = self.model.prompts[self.task]()
-        logits, offsets, masks = [], [], []
-        for level, (streams, mask) in enumerate(levels):
-            x = torch.cat(streams, dim=1)  # (B, 2C, T)
-            logits.append(self.class_logits(x, mask, prompts))
-            offsets.append(self.boundary_offsets(x, mask, level))
-            masks.append(mask[:, 0])
+        logits = torch.cat([self.class_logits(x, mask, prompts) for x, mask in levels], dim=1)
+        offsets = torch.cat([self.boundary_offsets(x, mask, i) for i, (x, mask) in enumerate(levels)], dim=1)
+        point_mask = torch.cat([mask[:, 0] for _, mask in levels], dim=1)
         points, sizes = make_points(config, batch.mask.shape[1])
-        logits, offsets, point_mask = (torch.cat(parts, dim=1) for parts in (logits, offsets, masks))
         return Prediction(logits, offsets, point_mask, points.to(batch.mask.device), sizes)
 
     def layer_norm(self, name: str, x: Tensor) -> Tensor:
@@ -142,5 +138,4 @@ def drop(x: Tensor, prob: float) -> Tensor:
     """Drop the branch of whole samples with a probability, and scale the others up."""
     if prob == 0:
         return x
-    keep = 1 - prob
-    return x * (torch.rand(x.shape[0], 1, 1, device=x.device) < keep) / keep
+    return x * (torch.rand(x.shape[0], 1, 1, device=x.device) < 1 - prob) / (1 - prob)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from benchmarks.__main__ import CONFIG
-from benchmarks.case import BenchmarkSettings
-from benchmarks.memory import run_in_process, train
+from benchmarks.case import BenchmarkSettings, run_in_process
+from benchmarks.network import train_two_steps
 from libs.core.configfile import load_config
 from libs.datasets.task_data import load_task_data
 from libs.modeling.uniav import UniAV
@@ -92,4 +92,4 @@ def test_train_out_of_memory_ends_with_one_line(tiny, run_script):
 def test_train_at_published_setting_needs_at_most_8_gb(tmp_path):
     """At most 8 GB for steps of every task at full size in float32, optimizer and EMA included."""
     settings = BenchmarkSettings(load_config(CONFIG), torch.device("cuda"), tmp_path)
-    assert run_in_process(train, settings, settings.config.run)[0] <= 8
+    assert run_in_process(train_two_steps, settings, settings.config.run)[0] <= 8
