@@ -30,9 +30,7 @@ from libs.features.windows import feature_fps
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # relative to the mean match of a window within an event
 
 
-def generate_random_detections(
-    videos: list[Video], num_classes: int, per_video: int = 100, seed: int = 0
-) -> Detections:
+def generate_random_detections(videos: list[Video], num_classes: int, per_video: int, seed: int = 0) -> Detections:
     """Generate `per_video` detections in each video with uniform classes, scores and ends."""
     rng = np.random.default_rng(seed)
     count = len(videos) * per_video

@@ -90,8 +90,7 @@ def plot_precision_recall(data: EvaluationInput, result: MetricResult) -> "Figur
     left.set(xlim=(0, 1), ylim=(0, 1.02))
     left.legend(fontsize=8, ncols=1 + (len(data.tious) > 5))
     _plot_by_tiou(right, data, result, "mAP", BLUE)
-    right.set(xlabel="tIoU", ylabel="mAP in %", title="mAP with 95 % intervals")
-    right.set_ylim(bottom=0)
+    right.set(xlabel="tIoU", ylabel="mAP in %", title="mAP with 95 % intervals", ylim=(0, None))
     return figure
 
 
@@ -107,8 +106,7 @@ def plot_classes(data: EvaluationInput, result: MetricResult) -> "Figure":
     for axes, (title, chosen) in zip(columns, groups.items(), strict=True):
         labels = [f"{_shorten(row['label'])} ({row['instances']})" for row in chosen]
         _plot_bars(axes, [row["AP"] for row in chosen], labels, color=BLUE, alpha=0.75)
-        axes.set(title=title, xlabel="AP in % (number of annotations)")
-        axes.set_xlim(left=0)
+        axes.set(title=title, xlabel="AP in % (number of annotations)", xlim=(0, None))
         axes.tick_params(axis="y", labelsize=8)
     return figure
 

@@ -19,7 +19,10 @@ Results = dict[str, MetricResult]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page. One with a title is folded below it."""
+    """A table of the page; one with a title is folded.
+
+    Cells are texts, counts, fractions that are shown in %, or estimates, as dictionaries, that fill two columns.
+    """
 
     head: list[str]
     rows: list[list[Any]]
@@ -80,74 +83,62 @@ def write_report(folder: Path, title: str, parts: dict[str, Part]) -> None:
 
 def save_page(path: Path, title: str, about: str, parts: list[Part]) -> None:
     """Save a page that loads nothing from elsewhere."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import StrictUndefined, Template
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    options: Any = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    page = Template(TEMPLATE.read_text(encoding="utf-8"), **options)
     with replacing(path) as temporary:
-        temporary.write_text(template.render(title=title, about=about, parts=parts), encoding="utf-8")
+        text = page.render(title=title, about=about, parts=parts, encode=base64.b64encode)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _build_headline(results: Results, tious: tuple[float, ...]) -> list[Table]:
     """One table per metric, and one with a row per tIoU for the numbers that exist at each tIoU."""
-    numbers = {key: _format_estimate(*x) for result in results.values() for key, x in result.headline.items()}
+    numbers = {key: x._asdict() for result in results.values() for key, x in result.headline.items()}
     suffix = metric_name("", tious[0])
     columns = [key.removesuffix(suffix) for key in numbers if key.endswith(suffix)]
     at_tious = {metric_name(name, tiou) for name in columns for tiou in tious}
     tables = []
     for name, result in results.items():
-        rows = [[spell_out(key), *numbers[key]] for key in result.headline if key not in at_tious]
+        rows = [[spell_out(key), numbers[key]] for key in result.headline if key not in at_tious]
         tables += [Table([spell_out(name), "%", "95 %"], rows)] if rows else []
     if columns:
-        rows = [[format_tiou(t), *(x for name in columns for x in numbers[metric_name(name, t)])] for t in tious]
+        rows = [[format_tiou(tiou), *(numbers[metric_name(name, tiou)] for name in columns)] for tiou in tious]
         tables.append(Table(["tIoU", *(cell for name in columns for cell in (name, "95 %"))], rows))
     return tables
 
 
 def _build_classes(results: Results) -> Table:
     ranked = sorted(results["classes"].details["per_class"], key=lambda row: -row["AP"]["value"])
-    rows = [[r["label"], r["instances"], r["detections"], *_format_estimate(**r["AP"])] for r in ranked]
+    rows = [[row["label"], row["instances"], row["detections"], row["AP"]] for row in ranked]
     return Table(["class", "annotations", "detections", "AP in %", "95 %"], rows, "All classes")
 
 
 def _build_confusions(results: Results) -> Table:
     couples = results["classes"].details["confusion"]["couples"][:MAX_CONFUSIONS]
-    rows = [[r["detected"], r["annotated"], r["detections"]] for r in couples]
+    rows = [[row["detected"], row["annotated"], row["detections"]] for row in couples]
     return Table(["detected as", "annotated as", "detections"], rows, "The most frequent confusions")
 
 
 def _build_errors(results: Results) -> Table:
     details = results["diagnosis"].details
-    counts, base = details["counts"], details["mAP"]["as_is"]
-    gains = {name: _format_percent(value - base) for name, value in details["mAP"].items()}
-    total = sum(counts.values())
-    rows = [
-        [spell_out(kind), count, _format_percent(count / max(total, 1)), gains.get(kind, "0.00")]
-        for kind, count in counts.items()
-    ]
-    rows.append(["all detections", total, "100.00", ""])
+    total, base = sum(details["counts"].values()), details["mAP"]["as_is"]
+    gains = {name: value - base for name, value in details["mAP"].items()}
+    rows = [[spell_out(kind), n, n / max(total, 1), gains.get(kind, 0.0)] for kind, n in details["counts"].items()]
+    rows.append(["all detections", total, 1.0, ""])
     rows.append([f"missed, of {details['instances']} annotations", details["missed"], "", gains["missed"]])
     rows.append(["all errors and missed annotations", "", "", gains["all"]])
     head = ["kind", "number", "% of detections", "mAP gained"]
-    return Table(head, rows, f"Numbers (mAP is {_format_percent(base)})")
+    return Table(head, rows, f"Numbers (mAP is {100 * base:.2f})")
 
 
 def _build_characteristics(results: Results) -> Table:
     rows = []
-    for name, group in results["diagnosis"].details["characteristics"].items():
-        for r in group:
-            estimates = *_format_estimate(**r["recall"]), _format_percent(r["mAP_N"])
-            rows.append([f"{name} {r['size']} ({r['range']})", r["instances"], r["missed"], *estimates])
+    for name, groups in results["diagnosis"].details["characteristics"].items():
+        for row in groups:
+            group = f"{name} {row['size']} ({row['range']})"
+            rows.append([group, row["instances"], row["missed"], row["recall"], row["mAP_N"]])
     return Table(["group", "annotations", "missed", "recall in %", "95 %", "mAP_N in %"], rows, "Numbers")
-
-
-DETAIL_TABLES = {  # name of the plot -> the numbers below it
-    "classes": _build_classes,
-    "confusion": _build_confusions,
-    "errors": _build_errors,
-    "characteristics": _build_characteristics,
-}
 
 
 def _build_sound_classes(results: Results) -> Table:
@@ -157,11 +148,9 @@ def _build_sound_classes(results: Results) -> Table:
     return Table(["class", *map(spell_out, numbers)], rows)
 
 
-def _format_percent(fraction: float | None) -> str:
-    """12.34 for 0.1234; a dash for None and NaN."""
-    return "–" if fraction is None or fraction != fraction else f"{100 * fraction:.2f}"
-
-
-def _format_estimate(value: float, low: float, high: float) -> tuple[str, str]:
-    """The number and its interval, such as 12.34 and [11.90, 12.80]."""
-    return _format_percent(value), f"[{_format_percent(low)}, {_format_percent(high)}]"
+DETAIL_TABLES = {  # name of the plot -> the numbers below it
+    "classes": _build_classes,
+    "confusion": _build_confusions,
+    "errors": _build_errors,
+    "characteristics": _build_characteristics,
+}
