@@ -22,12 +22,7 @@ from libs.core.cli import build_parser, exit_on_user_error
 from libs.core.errors import UserError
 from libs.features.provenance import SUFFIXES
 from libs.features.windows import STRIDES
-from libs.media.batch_extraction import (
-    ExtractionSettings,
-    VideoExtractor,
-    any_rank_failed,
-    extract_videos,
-)
+from libs.media.batch_extraction import VideoExtractor, any_rank_failed, extract_videos
 from libs.media.container import import_av
 from libs.media.encoders.build import CHOICES
 from libs.media.inputs import find_videos
@@ -64,25 +59,20 @@ def main() -> None:
     rank, world_size = (int(os.environ.get(key, default)) for key, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     videos, problems = find_videos(args.videos)
     videos, errors = videos[rank::world_size], problems if rank == 0 else []
-    streams = (args.video_stream, args.audio_stream)
-    extractor = VideoExtractor(
-        ExtractionSettings(args.encoder, args.stride, args.out, args.prefix, tuple(args.suffixes), streams)
-    )
+    names, streams = (args.prefix, *args.suffixes), (args.video_stream, args.audio_stream)
+    extractor = VideoExtractor(args.encoder, args.stride, args.out, names, streams)
     left = [video for video in videos if not extractor.store.has(video.name)]
     workers, threads = divide_cores(args.workers, args.encoder, len(left))
 
     start, media_s, num_done = time.perf_counter(), 0.0, 0
-    progress = tqdm(total=len(left), unit="video", disable=None if rank == 0 else True)
-    with closing(extract_videos(left, extractor, workers, threads)) as results, progress:
-        for result in results:
-            if result.error:
-                errors.append(result.error)
-            else:
-                num_done, media_s = num_done + 1, media_s + result.duration
+    with closing(extract_videos(left, extractor, workers, threads)) as results:
+        progress = tqdm(results, total=len(left), unit="video", disable=None if rank == 0 else True)
+        for result in progress:
+            errors += [result.error] if result.error else []
+            num_done, media_s = num_done + (result.error is None), media_s + result.duration
             for note in result.notes:
                 progress.write(f"{result.video}: {note}", file=sys.stderr)
             progress.set_postfix_str(f"{media_s / (time.perf_counter() - start):.1f} x real time")
-            progress.update()
     any_failed = any_rank_failed(bool(errors))
     extractor.store.finish()
 

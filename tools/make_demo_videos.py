@@ -66,42 +66,35 @@ def build_annotations(task: TaskSpec, scenes: dict[str, list[Scene]]) -> dict:
     for subset, members in scenes.items():
         for scene in members:
             entry = {"subset": subset, "duration": scene.duration, "annotations": [], "distractors": []}
-            for event in scene.events:
-                if event.label in labels:
-                    complete = (event.seen, event.heard) == (event.label in SEEN, event.label in HEARD)
-                    row = {"segment": [event.start, event.end], "label": event.label}
-                    row["label_id"] = labels.index(event.label)
-                    entry["annotations" if complete else "distractors"].append(row)
+            for event in (event for event in scene.events if event.label in labels):
+                complete = (event.seen, event.heard) == (event.label in SEEN, event.label in HEARD)
+                label = {"label": event.label, "label_id": labels.index(event.label)}
+                row = {"segment": [event.start, event.end], **label}
+                entry["annotations" if complete else "distractors"].append(row)
             database[scene.name] = entry
     return {"version": "demo videos", "database": database}
 
 
-def check_config(config: Config) -> Path:
-    """Return the folder for all files. Raises ConfigError if the configuration is not one of the video demo."""
-    tasks = config.tasks.values()
-    for task in tasks:
+def check_config(config: Config) -> None:
+    """Raise ConfigError if the configuration is not one of the video demo."""
+    for task in config.tasks.values():
         if len(LABELS.get(task.task_type, [])) != task.dataset.num_classes:
             known = ", ".join(f"{kind} with {len(labels)} classes" for kind, labels in LABELS.items())
             raise ConfigError(f"{task.key}: {task.task_type}, {task.dataset.num_classes} classes; expected {known}")
-    folders = {Path(task.dataset.json_file).parent.parent for task in tasks}
-    splits = {(task.train_split, task.val_split, task.test_split) for task in tasks}
-    if len(folders) != 1 or len(splits) != 1:
-        raise ConfigError("the demo's tasks share their clips: expected one folder and the same splits for all")
-    return folders.pop()
 
 
 @exit_on_user_error
 def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument("config", metavar="CONFIG", help="for example configs/demo_video.yaml")
-    parser.add_argument(
-        "--recordings", nargs="+", default=[], metavar="FILE", help="media files or folders for background sound"
-    )
+    parser.add_argument("--recordings", nargs="+", default=[], metavar="FILE", help="files or folders of sound")
     add_override_option(parser)
     args = parser.parse_args()
     import_av()
     config = load_config(args.config, args.o)
-    folder, seed = check_config(config), config.run.seed
+    check_config(config)
+    task, seed = next(iter(config.tasks.values())), config.run.seed  # the tasks share their clips
+    folder = Path(task.dataset.json_file).parent.parent
     recordings = read_recordings(args.recordings)
     if folder.exists() and not (folder / MARKER).exists():
         raise ConfigError(f"{folder}: exists and was not made by this tool; move it away or set json_file")
@@ -110,26 +103,23 @@ def main() -> None:
     (folder / MARKER).touch()
 
     rng, scenes = np.random.default_rng(seed), {}
-    task = next(iter(config.tasks.values()))
     for subset, count in zip((*task.train_split, *task.val_split, *task.test_split), CLIPS_PER_SPLIT, strict=True):
         scenes[subset] = [build_scene(f"{subset}_{i:03d}", rng) for i in range(count)]
     clips = [scene for members in scenes.values() for scene in members]
-    long = build_scene("long", rng, LONG_S)._replace(suffix=".mp4", size=(320, 192), fps=25)
-    scenes["long"] = [long]
+    scenes["long"] = [build_scene("long", rng, LONG_S)._replace(suffix=".mp4", size=(320, 192), fps=25)]
     for task in config.tasks.values():
         write_json(Path(task.dataset.json_file), build_annotations(task, scenes))
         save_prompts(task.prompt_file, sample_prompts(task.dataset.num_classes, config.model.text_dim, rng))
 
     paths = [*(folder / "clips" / f"{scene.name}{scene.suffix}" for scene in clips), folder / "long.mp4"]
     calls = (
-        delayed(write_scene)(scene, path, [seed, i], cut_recording(recordings, scene, rng))
-        for i, (scene, path) in enumerate(zip([*clips, long], paths, strict=True))
+        delayed(write_scene)(scene, path.absolute(), [seed, i], cut_recording(recordings, scene, rng))
+        for i, (scene, path) in enumerate(zip([*clips, *scenes["long"]], paths, strict=True))
     )
     written = Parallel(n_jobs=cpu_count(), return_as="generator_unordered")(calls)
-    for _ in tqdm(written, total=len(paths), unit="clip", disable=None):
-        pass
+    list(tqdm(written, total=len(paths), unit="clip", disable=None))
     seconds = sum(scene.duration for scene in clips)
-    print(f"{len(clips)} clips, {seconds:.0f} s, in {folder / 'clips'}, and {folder / 'long.mp4'}")
+    print(f"{len(clips)} clips, {seconds:.0f} s, in {folder / 'clips'}, and {paths[-1]}")
 
 
 if __name__ == "__main__":

@@ -24,23 +24,20 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(args.config, args.o)
     tasks = config.select_tasks(args.tasks)
+    sentences = []
     for task in tasks:
         if task.prompt_file.exists() and not args.replace:
             raise ConfigError(f"{task.prompt_file}: exists; --replace replaces it")
-    encoder = build_encoder(config.model.encoder)
-    sentences, tables = {}, {}
-    for task in tasks:
         annotations = load_annotations(task.dataset.json_file, task.dataset.num_classes)
         names = annotations.list_class_names(task.dataset.num_classes)
-        sentences[task.key] = [task.format_prompt(name) for name in names]
-        tables[task.key] = encoder.encode_text(sentences[task.key])
-    widths = {table.shape[1] for table in tables.values()}
-    if widths != {config.model.text_dim}:
-        raise ConfigError(f"{encoder.name}: embeds text in {widths.pop()} numbers; set model.text_dim to that")
-    for task in tasks:
-        save_prompts(task.prompt_file, tables[task.key])
-        print(f"{task.key}: {len(sentences[task.key])} prompts, such as {sentences[task.key][0]!r}")
-        print(f"    in {task.prompt_file}")
+        sentences.append([task.format_prompt(name) for name in names])
+    encoder = build_encoder(config.model.encoder)
+    for task, prompts in zip(tasks, sentences, strict=True):
+        table = encoder.encode_text(prompts)
+        if table.shape[1] != config.model.text_dim:
+            raise ConfigError(f"{encoder.name}: embeds text in {table.shape[1]} numbers; set model.text_dim to that")
+        save_prompts(task.prompt_file, table)
+        print(f"{task.key}: {len(prompts)} prompts, such as {prompts[0]!r}\n    in {task.prompt_file}")
 
 
 if __name__ == "__main__":

@@ -33,42 +33,34 @@ class ExtractionResult:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class ExtractionSettings:
-    """How videos are extracted and where their features go.
-
-    Attributes:
-        prefix, suffixes: of the file names in a folder; a pack has none.
-        streams: indices of video and sound in the files; None for the container's best.
-    """
-
-    encoder: str
-    stride: int
-    out: Path
-    prefix: str
-    suffixes: tuple[str, str]
-    streams: tuple[int | None, int | None]
-
-
 class VideoExtractor:
-    """An encoder and a feature store, which extract and store one video at a time.
+    """An encoder and a feature store, which extract and store one video at a time."""
 
-    Raises:
-        UserError: the encoder or the store cannot be opened.
-    """
+    def __init__(
+        self, encoder: str, stride: int, out: Path, names: tuple[str, str, str], streams: tuple[int | None, int | None]
+    ):
+        """Open an encoder and a store.
 
-    def __init__(self, settings: ExtractionSettings):
-        self.settings, self.encoder = settings, build_encoder(settings.encoder)
+        Args:
+            encoder: its name.
+            stride: frames of 1/16 s between windows.
+            names: prefix and the two suffixes of the file names in a folder; a pack has none.
+            streams: indices of video and sound in the files; None for the container's best.
+
+        Raises:
+            UserError: the encoder or the store cannot be opened.
+        """
+        self.arguments = (encoder, stride, out, names, streams)
+        self.stride, self.streams, self.encoder = stride, streams, build_encoder(encoder)
+        indices = (f"{kind} {i}" for kind, i in zip(("video", "audio"), streams, strict=True) if i is not None)
+        names = ("", *SUFFIXES) if is_pack(out) else names
         widths = (self.encoder.visual_dim, self.encoder.audio_dim)
-        selected = zip(("video", "audio"), settings.streams, strict=True)
-        streams = ", ".join(f"{kind} {index}" for kind, index in selected if index is not None) or "best"
-        names = ("", *SUFFIXES) if is_pack(settings.out) else (settings.prefix, *settings.suffixes)
-        record = (self.encoder.name, *widths, settings.stride, WINDOW_FRAMES, FRAME_RATE_HZ, streams, *names)
-        self.store = FeatureStore(settings.out, FeatureProvenance(*record))
+        made = (self.encoder.name, *widths, stride, WINDOW_FRAMES, FRAME_RATE_HZ, ", ".join(indices) or "best", *names)
+        self.store = FeatureStore(out, FeatureProvenance(*made))
 
     def __reduce__(self):
-        """Pickle the settings only: each worker process builds its own extractor, once."""
-        return _build_worker_extractor, (self.settings,)
+        """Pickle the arguments only: each worker process builds its own extractor, once."""
+        return _build_worker_extractor, self.arguments
 
     def extract(self, video: VideoInput, threads: int = 0) -> ExtractionResult:
         """Extract and store one video. Errors of any kind become the result's error.
@@ -77,9 +69,8 @@ class VideoExtractor:
             threads: of the decoder; 0 for one per core.
         """
         assert video.path is not None
-        stride, streams = self.settings.stride, self.settings.streams
         try:
-            features = extract_features(video.path, self.encoder, stride, *streams, threads)
+            features = extract_features(video.path, self.encoder, self.stride, *self.streams, threads)
             self.store.write(video.name, features.visual, features.audio)
         except Exception as error:
             return ExtractionResult(video, error=describe_failure(str(video), error))
@@ -87,8 +78,8 @@ class VideoExtractor:
 
 
 @lru_cache(maxsize=1)
-def _build_worker_extractor(settings: ExtractionSettings) -> VideoExtractor:
-    return VideoExtractor(settings)
+def _build_worker_extractor(*arguments) -> VideoExtractor:
+    return VideoExtractor(*arguments)
 
 
 def describe_failure(path: Path | str, error: Exception) -> str:

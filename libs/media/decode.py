@@ -20,7 +20,6 @@ from libs.media.probe import MediaInfo
 MAX_ROUNDING = Fraction(1, 2000)  # seconds; containers with millisecond ticks round time stamps by up to this
 MIN_GAP_S = 0.03  # sound this far from its expected time is a gap or an overlap; less is the rounding of time stamps
 MIN_NOTED_GAP_S = 0.1  # seconds of missing sound, in total, that are worth a note
-SILENCE_BLOCK = SAMPLE_RATE_HZ
 
 
 def decode_frames(
@@ -113,8 +112,8 @@ def decode_sound(media: MediaInfo, count: int, notes: list[str]) -> Generator[np
 
 
 def _silence(count: int) -> Iterator[np.ndarray]:
-    for done in range(0, count, SILENCE_BLOCK):
-        yield np.zeros(min(SILENCE_BLOCK, count - done), np.float32)
+    for done in range(0, count, SAMPLE_RATE_HZ):
+        yield np.zeros(min(SAMPLE_RATE_HZ, count - done), np.float32)
 
 
 def _resample(media: MediaInfo, notes: list[str]) -> Iterator[tuple[int, np.ndarray]]:

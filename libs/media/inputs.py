@@ -36,7 +36,7 @@ def find_videos(inputs: list[str]) -> tuple[list[VideoInput], list[str]]:
             problems.append(f"{format_path(path)}: its name is not valid UTF-8; rename it")
         elif videos.setdefault(name, path).resolve() != path.resolve():
             problems.append(f"{path}: its features would be named {name}, like those of {videos[name]}; rename one")
-    return [VideoInput(name, path) for name, path in videos.items()], problems
+    return [VideoInput(name, path) for name, path in videos.items()], list(dict.fromkeys(problems))
 
 
 def _find_paths(inputs: list[str], problems: list[str]) -> Iterator[Path]:

@@ -5,14 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from libs.core.errors import MediaError
-from libs.media.container import (
-    decode_stream,
-    format_path,
-    get_frame_duration,
-    import_av,
-    iterate_packets,
-    open_container,
-)
+from libs.media.container import decode_stream, format_path, get_frame_duration, iterate_packets, open_container
 
 MAX_DURATION_S = 100 * 3600  # longer durations come from damaged time stamps
 MAX_MISSING_S = 1.0  # seconds that a file may be shorter than its header says
@@ -82,7 +75,7 @@ def _select_stream(container, kind: str, index: int | None, path: Path, notes: l
     """Return the stream with this index, or the container's best of a kind; None if there is none or only a cover."""
     if index is None:
         best = container.streams.best(kind)
-        if best is not None and best.disposition & import_av().stream.Disposition.attached_pic:
+        if best is not None and best.disposition & type(best.disposition).attached_pic:
             notes.append("its only picture is a cover")
             return None
         return best
@@ -99,8 +92,7 @@ def _find_ends(container, streams: list, notes: list[str]) -> dict[int, Fraction
 
     A packet without a duration lasts as the stream's rate says, otherwise as long as the packet before it.
     """
-    ends: dict[int, Fraction] = {}
-    previous: dict[int, Fraction] = {}
+    ends, previous = {}, {}
     for packet in iterate_packets(container, streams, notes):
         if packet.size == 0 or packet.is_discard:
             continue

@@ -98,8 +98,7 @@ def draw_stripes_scrolling(canvas: Canvas, t: float, style: Style) -> None:
 
 
 def draw_bell(canvas: Canvas, t: float, style: Style) -> None:
-    swing = 0.15 * np.sin(TAU * 1.0 * style.pace * t)
-    canvas.fill_disc(style.x + swing, style.y, 0.13 * style.size, (0.95, 0.85, 0.1))
+    canvas.fill_disc(style.x + 0.15 * np.sin(TAU * style.pace * t), style.y, 0.13 * style.size, (0.95, 0.85, 0.1))
 
 
 def draw_siren(canvas: Canvas, t: float, style: Style) -> None:
@@ -189,8 +188,7 @@ def build_scene(name: str, rng: np.random.Generator, duration: float | None = No
     for task_type, labels in LABELS.items():
         own: list[SceneEvent] = []  # events of one task do not overlap
         for _ in range(round(duration / SPAN_S)):
-            modalities = [(task_type != "SED", task_type != "TAL")] * rng.choice(3, p=EVENTS_PER_TASK)
-            for seen, heard in modalities:
+            for seen, heard in [(task_type != "SED", task_type != "TAL")] * rng.choice(3, p=EVENTS_PER_TASK):
                 own += _place_event(labels, seen, heard, own, duration, size, rng)
             if task_type == "AVEL":
                 seen = bool(rng.random() < 0.5)

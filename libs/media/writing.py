@@ -25,9 +25,6 @@ FAST_OPTIONS = {  # small clips, written quickly
 RATE_HZ = 48_000
 BLOCK = 4_800  # samples
 
-# A frame to encode: its time in seconds, and what PyAV encodes.
-TimedFrame = tuple[float, Any]
-
 
 def write_media(path: Path, pictures: Iterable[np.ndarray], size: tuple[int, int], fps: int, sound: np.ndarray) -> None:
     """Write a clip as H.264/AAC or VP9/Opus, by the path's ending; a half-written file is removed.
@@ -47,9 +44,8 @@ def write_media(path: Path, pictures: Iterable[np.ndarray], size: tuple[int, int
         video.width, video.height, video.pix_fmt = *size, "yuv420p"
         audio = out.add_stream(audio_codec, rate=RATE_HZ, layout="mono")
         audio.bit_rate = 64_000
-        frames = ((i / fps, build_video_frame(picture, i, Fraction(1, fps))) for i, picture in enumerate(pictures))
-        firsts = range(0, len(sound), BLOCK)
-        blocks = ((first / RATE_HZ, build_audio_frame(sound[first : first + BLOCK], first)) for first in firsts)
+        frames = (build_video_frame(picture, i, Fraction(1, fps)) for i, picture in enumerate(pictures))
+        blocks = (build_audio_frame(sound[first : first + BLOCK], first) for first in range(0, len(sound), BLOCK))
         encode_streams(out, [(video, frames), (audio, blocks)])
 
 
@@ -67,10 +63,10 @@ def build_audio_frame(samples: np.ndarray, first: int) -> Any:
     return frame
 
 
-def encode_streams(out: Any, streams: list[tuple[Any, Iterable[TimedFrame]]]) -> None:
-    """Encode and multiplex the frames of all streams in the order of their times."""
+def encode_streams(out: Any, streams: list[tuple[Any, Iterable]]) -> None:
+    """Encode and multiplex the PyAV frames of all streams in the order of their times."""
     sources = [zip(repeat(stream), frames) for stream, frames in streams]  # noqa: B905
-    for stream, (_, frame) in heapq.merge(*sources, key=lambda item: item[1][0]):
+    for stream, frame in heapq.merge(*sources, key=lambda item: item[1].pts * item[1].time_base):
         out.mux(stream.encode(frame))
     for stream, _ in streams:
         out.mux(stream.encode(None))

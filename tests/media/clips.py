@@ -92,7 +92,7 @@ def _build_frames(times, clip: ClipOptions, time_base: Fraction):
         else:
             flashes = clip.flash and clip.flash[0] <= time < clip.flash[1]
             picture = np.full(shape, 6 * i if clip.ramp else BRIGHT if flashes else DARK, np.uint8)
-        yield time + clip.start, build_video_frame(picture, round((time + clip.start) / time_base), time_base)
+        yield build_video_frame(picture, round((time + clip.start) / time_base), time_base)
 
 
 def _build_sound(seconds: float, clip: ClipOptions):
@@ -103,4 +103,4 @@ def _build_sound(seconds: float, clip: ClipOptions):
             continue
         tone = 0.5 * np.sin(2 * np.pi * TONE_HZ * at)
         samples = tone * ((at >= clip.beep[0]) & (at < clip.beep[1])) if clip.beep else 0 * tone
-        yield start + first / RATE_HZ, build_audio_frame(samples, first + round(start * RATE_HZ))
+        yield build_audio_frame(samples, first + round(start * RATE_HZ))

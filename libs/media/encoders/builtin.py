@@ -34,8 +34,7 @@ class BuiltinEncoder:
         motion = sliding(motion, batch.length - 1, batch.hop)[:count]
         histograms = sliding(histograms, batch.length, batch.hop)[:count].mean(1)
         trend = 2 * (appearance[:, half:, :4].mean(1) - appearance[:, :half, :4].mean(1))
-        most = motion[:, :, :1].max(1)
-        unrest = 4 * appearance[:, :, :1].std(1)
+        most, unrest = motion[:, :, :1].max(1), 4 * appearance[:, :, :1].std(1)
         cells = np.concatenate((appearance.mean(1), trend, motion.mean(1), most, unrest), 1)  # (N, 15, CELLS)
         return np.concatenate((cells.reshape(count, -1), histograms), 1, dtype=np.float32)
 
@@ -47,8 +46,7 @@ class BuiltinEncoder:
         flux = sliding(flux, length - 1, hop)[:count]
         level = sliding(level, length, hop)[:count]  # (N, 97, BANDS)
         shape = sliding(shape, length, hop)[:count]
-        half = length // 2
-        trend = level[:, -half:].mean(1) - level[:, :half].mean(1)
+        trend = level[:, -(length // 2) :].mean(1) - level[:, : length // 2].mean(1)
         trend = trend.reshape(count, BANDS // 2, 2).mean(2)
         spectra = (level.mean(1), 2 * level.std(1) - 1, level.max(1) - 1, trend)
         shapes = (shape.mean(1), flux.mean(1), 2 * shape.std(1) - 0.5, 2 * flux.std(1) - 0.5)

@@ -6,6 +6,7 @@ vectors; others are the mean of the last layer.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,19 +57,18 @@ class HfModel:
         """
         if self.visual is None:
             raise UserError(f"encoder hf:{self.name}: embeds no pictures; name one that does first: hf:VISUAL,AUDIO")
+        process = partial(self.image_processor, return_tensors="pt")
         if self.visual == "clip":
             frames = np.linspace(0, batch.length - 1, self.num_frames).round().astype(int)
             clips = [list(clip) for clip in batch.windows[:, frames]]
-            return self._embed(clips, self._process_pictures, "get_video_features")
+            return self._embed(clips, process, "get_video_features")
         pictures = list(batch.data[batch.hop // 2 :: batch.hop])
-        embedded = self._embed(pictures, self._process_pictures, "get_image_features")
+        embedded = self._embed(pictures, process, "get_image_features")
         return sliding(embedded, batch.length // batch.hop, 1)[: len(batch)].mean(1)
 
     def encode_audio(self, batch: WindowBatch) -> np.ndarray:
         if not self.audio:
-            raise UserError(
-                f"encoder hf:{self.name}: embeds no sound; name one that does second, or builtin: hf:VISUAL,AUDIO"
-            )
+            raise UserError(f"encoder hf:{self.name}: embeds no sound; name one that does second: hf:VISUAL,AUDIO")
         return self._embed(batch.windows, self._process_sound, "get_audio_features")
 
     def encode_text(self, sentences: list[str]) -> np.ndarray:
@@ -81,8 +81,7 @@ class HfModel:
         first = int((inputs.pop("special_tokens_mask")[0] == 0).nonzero()[0])
         inputs, model = inputs.to(self.device), self.model.requires_grad_(False)
         vocabulary = model.config.text_config.vocab_size
-        tables = (m for m in model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == vocabulary)
-        tokens = next(tables)
+        tokens = next(m for m in model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == vocabulary)
 
         def embed(context: Tensor) -> Tensor:
             def insert_context(_module, _inputs, embedded: Tensor) -> Tensor:  # (N, L, width)
@@ -93,9 +92,6 @@ class HfModel:
                 return _normalize(model.get_text_features(**inputs))
 
         return embed, tokens.embedding_dim
-
-    def _process_pictures(self, pictures: list) -> Any:
-        return self.image_processor(pictures, return_tensors="pt")
 
     def _process_sound(self, seconds: np.ndarray) -> Any:
         rate, num_samples = self.feature_extractor.sampling_rate, seconds.shape[1]
@@ -150,41 +146,38 @@ class HfEncoder:
 
     def encode_text(self, sentences: list[str]) -> np.ndarray:
         """Concatenate the unit embeddings of all checkpoints with a text side, as unit rows."""
-        self._check_text()
-        rows = np.concatenate([model.encode_text(sentences) for model in self.text_models], 1)
-        return rows / np.float32(len(self.text_models) ** 0.5)
+        rows = [model.encode_text(sentences) for model in self._get_text_models()]
+        return np.concatenate(rows, 1) / np.float32(len(rows) ** 0.5)
 
     def build_context_embedder(self, names: list[str], length: int) -> tuple[Callable[[Tensor], Tensor], int]:
         """Build the function of `ContextEncoder`; the vectors of all checkpoints are concatenated."""
-        self._check_text()
-        parts = [model.build_context_embedder(names, length) for model in self.text_models]
-        widths = [width for _, width in parts]
+        parts = [model.build_context_embedder(names, length) for model in self._get_text_models()]
+        embedders, widths = zip(*parts, strict=True)
 
         def embed(context: Tensor) -> Tensor:
             vectors = context.split(widths, dim=1)
-            rows = [embed_part(part) for (embed_part, _), part in zip(parts, vectors, strict=True)]
+            rows = [embed_part(part) for embed_part, part in zip(embedders, vectors, strict=True)]
             return torch.cat(rows, 1) / len(rows) ** 0.5
 
         return embed, sum(widths)
 
-    def _check_text(self) -> None:
+    def _get_text_models(self) -> list[HfModel]:
         if not self.text_models:
             raise UserError(f"encoder {self.name}: none of its checkpoints embeds text; use a CLIP- or CLAP-like one")
+        return self.text_models
 
 
 def _load(kind: str, name: str) -> Any:
     """Load a model or its preprocessing from the hub or a folder. Raises UserError, one line, if that fails."""
     try:
         import transformers
-    except ImportError:
-        raise UserError("hf: encoders need transformers, which is not installed: pip install -e .[hf]") from None
-    try:
+
         return getattr(transformers, kind).from_pretrained(name)
     except (ImportError, OSError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"encoder hf:{name}: {kind} cannot be loaded ({reason}); install what this names, or give a folder that "
-            "holds the checkpoint with its preprocessing, or a name on the hub"
+            f"encoder hf:{name}: {kind} cannot be loaded ({reason}); give a folder that holds the checkpoint with its "
+            "preprocessing, or a name on the hub, and install what is missing: pip install -e .[hf]"
         ) from None
 
 

@@ -50,18 +50,14 @@ def build_one_peace_encoder(names: str) -> OnePeaceEncoder:
     Raises:
         UserError: the library is not installed, or a checkpoint cannot be loaded.
     """
-    try:
-        from one_peace.models import from_pretrained  # pyright: ignore[reportMissingImports] (not on PyPI)
-    except ImportError:
-        raise UserError(
-            "encoder one-peace: the library one_peace is not installed: git clone "
-            "https://github.com/OFA-Sys/ONE-PEACE, then pip install -r requirements.txt and pip install -e . in it"
-        ) from None
     files = (names or "ONE-PEACE").split(",")
     try:
+        from one_peace.models import from_pretrained  # pyright: ignore[reportMissingImports] (not on PyPI)
+
         models = {file: from_pretrained(file, device=default_device(), dtype="float32") for file in set(files)}
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"encoder one-peace:{names}: a checkpoint cannot be loaded ({str(error)[:200]})") from None
+    except (ImportError, OSError, RuntimeError, ValueError, KeyError) as error:
+        needed = "install the library, https://github.com/OFA-Sys/ONE-PEACE, and name its checkpoints"
+        raise UserError(f"encoder one-peace: cannot be loaded ({str(error)[:200]}); {needed}") from None
     return OnePeaceEncoder(f"one-peace:{names}" if names else "one-peace", models[files[0]], models[files[-1]])
 
 
