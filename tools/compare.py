@@ -71,25 +71,21 @@ def pair_folders(args: argparse.Namespace) -> list[ResultsPair]:
     """Pair the results of each task that both folders have, with the data that metrics.json names."""
     if args.annotations or args.subset or args.tious:
         raise ConfigError("folders name the data of their results; leave out ANNOTATIONS, --subset and --tious")
-    folders = (args.a, args.b)
-    trees = [read_json(folder / "metrics.json", "the metrics that eval.py writes") for folder in folders]
-    tasks = [{k: v for k, v in tree.items() if isinstance(v, dict) and "average_mAP" in v} for tree in trees]
-    shared = [key for key in tasks[0] if key in tasks[1]]
+    a, b = (read_json(folder / "metrics.json", "the metrics that eval.py writes") for folder in (args.a, args.b))
+    shared = [key for key in a if key in b and key.startswith("TASK")]
     if not shared:
         raise DataError(f"{args.a} and {args.b}: their metrics.json have no task in common")
-    return [pair_task(key, folders, tasks[0][key], tasks[1][key]) for key in shared]
+    return [pair_task(key, args, a[key], b[key]) for key in shared]
 
 
-def pair_task(key: str, folders: tuple[Path, Path], a: dict[str, Any], b: dict[str, Any]) -> ResultsPair:
-    for folder, tree in zip(folders, (a, b), strict=True):
-        missing = [name for name in TASK_KEYS if name not in tree]
-        if missing:
-            raise DataError(f"{folder / 'metrics.json'}: {key} lacks {', '.join(missing)}; run eval.py again")
+def pair_task(key: str, args: argparse.Namespace, a: dict[str, Any], b: dict[str, Any]) -> ResultsPair:
+    if missing := [name for name in TASK_KEYS if name not in a or name not in b]:
+        raise DataError(f"metrics.json of {args.a} or {args.b}: {key} lacks {', '.join(missing)}; run eval.py again")
     for name in TASK_KEYS:
         if a[name] != b[name]:
-            raise DataError(f"{key}: {name} is {a[name]} in {folders[0]}, but {b[name]} in {folders[1]}")
+            raise DataError(f"{key}: {name} is {a[name]} in {args.a}, but {b[name]} in {args.b}")
     sounds = all("sed" in tree.get("metrics", {}) for tree in (a, b))
-    results = (folders[0] / f"results_{key}.json", folders[1] / f"results_{key}.json")
+    results = (args.a / f"results_{key}.json", args.b / f"results_{key}.json")
     return ResultsPair(key, results, Path(a["annotations"]), tuple(a["splits"]), tuple(a["tiou"]), a["videos"], sounds)
 
 

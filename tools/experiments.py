@@ -22,7 +22,7 @@ from typing import NamedTuple
 from libs.core.cli import add_override_option, build_parser, exit_on_user_error
 from libs.core.config import Config, TaskSpec
 from libs.core.configfile import diff_configs, load_config
-from libs.core.errors import ConfigError, DataError, UserError, format_list
+from libs.core.errors import ConfigError, DataError, format_list
 from libs.core.files import make_folder, read_json
 from libs.evaluation.metrics.selection import INSTALL, check_installed, find_missing
 from libs.evaluation.reports.experiment_table import build_run_table, save_tables
@@ -31,10 +31,7 @@ from libs.training.experiment_runs import METRICS, MINUTES, TrainingRun, execute
 from libs.training.trainer import RESUME_MAY_CHANGE
 
 ROOT = Path(__file__).resolve().parent.parent
-TEST_DATA = {  # key -> attribute of a task: what its mAP depends on, beside the network
-    **{key: key for key in ("dataset.json_file", "dataset.max_videos", "test_split")},
-    "test_cfg.tious": "tious",
-}
+TEST_DATA = ("dataset.json_file", "dataset.max_videos", "test_split", "test_cfg.tious")  # what mAP is computed on
 # Other data or another number of epochs make another experiment.
 MAY_CHANGE = RESUME_MAY_CHANGE - {"json_file", "feat_folder", "prompt_file", "opt.num_train_epochs"}
 
@@ -45,8 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--base", metavar="CONFIG", help="the configuration to compare with (default: the first)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs per configuration (default: 3)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default: 1)")
-    folder = Path("ckpt/experiments")
-    parser.add_argument("--out", type=Path, default=folder, metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default="ckpt/experiments", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--tasks", metavar="1-2-3", help="the tasks to train (default: all of each CONFIG)")
     add_override_option(parser)
     return parser.parse_args()
@@ -143,8 +139,9 @@ def check_test_data(runs: list[SeedRun]) -> None:
     for run in runs:
         for task in run.tasks:
             other_run, other = first.setdefault(identify_task(task), (run, task))
-            for key, attribute in TEST_DATA.items():
-                value, expected = (attrgetter(attribute)(t) for t in (task, other))
+            for key in TEST_DATA:
+                get = attrgetter(key.replace("test_cfg.tious", "tious"))  # with the default of the task type
+                value, expected = get(task), get(other)
                 if value != expected:
                     raise ConfigError(
                         f"{run.config_path}: {task.key}.{key} is {value}, but {expected} in {other_run.config_path}: "
@@ -186,10 +183,7 @@ def read_result(run: SeedRun) -> RunResult:
 
 def finish_run(run: SeedRun, error: str | None, progress: str) -> RunResult:
     """Read and print the result of a run that has ended."""
-    try:
-        result = RunResult({}, error=error) if error else read_result(run)
-    except UserError as unusable:
-        result = RunResult({}, error=str(unusable))
+    result = RunResult({}, error=error) if error else read_result(run)
     minutes = "" if result.minutes is None else f" in {result.minutes:.1f} minutes"
     scores = ", ".join(f"{task.task_type} {result.scores[task.key]:.2f}" for task in run.tasks if result.scores)
     message = f"failed: {result.error}" if result.error else f"done{minutes}, mAP {scores}"

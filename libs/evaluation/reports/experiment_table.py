@@ -44,9 +44,7 @@ def build_run_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def compute_difference(values: Sequence[float], base: Sequence[float]) -> SeedDifference:
-    """Compute the difference of two means, with Welch's interval."""
-    if not values or not base:
-        return SeedDifference()
+    """Compute the difference of two means, with Welch's interval. Neither side may be empty."""
     value = mean(values) - mean(base)
     if min(len(values), len(base)) < 2:
         return SeedDifference(value)
@@ -67,10 +65,10 @@ def summarize_runs(runs: pd.DataFrame) -> list[dict[str, Any]]:
     for name, group in runs.groupby("configuration", sort=False):
         row: dict[str, Any] = {"configuration": name}
         for task in runs["task"].unique():
-            values, base_values = scores.get((name, task), []), scores.get((base, task), [])
+            values, others = scores.get((name, task), []), scores.get((base, task), []) if name != base else []
             row[f"{task} mean"] = mean(values) if values else None
             row[f"{task} sd"] = stdev(values) if len(values) > 1 else None
-            difference = compute_difference(values, base_values) if name != base else SeedDifference()
+            difference = compute_difference(values, others) if values and others else SeedDifference()
             row |= {f"{task} {key}": value for key, value in difference._asdict().items()}
         of_seed = group.drop_duplicates("seed")
         errors, minutes = of_seed[of_seed["error"].notna()], of_seed["minutes"].dropna().tolist()
