@@ -44,6 +44,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("--classes and --task go together")
     if not args.videos and not args.features:
         parser.error("expected VIDEO or --features")
+    if not 0 <= args.min_score <= 1:
+        parser.error(f"--min-score {args.min_score}: expected a number from 0 to 1")
     return args
 
 

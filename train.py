@@ -65,6 +65,8 @@ def read_config(args: argparse.Namespace) -> Config:
 
 def choose_folder(args: argparse.Namespace, config: Config) -> tuple[Path, Path | None]:
     """Choose the run's folder and the checkpoint to resume from; raises UserError rather than overwrite a run."""
+    if "" in (args.output, args.resume, args.init_from):
+        raise ConfigError("--output, --resume and --init-from need a value; leave them out otherwise")
     if args.init_from and args.resume not in (None, "auto"):
         raise ConfigError("--init-from starts a run, --resume goes on with one; give one of them")
     if args.profile and args.resume:

@@ -39,7 +39,7 @@ def parse_tious(text: str) -> tuple[float, ...]:
     except (ValueError, ZeroDivisionError, OverflowError):
         tious = ()
     if not tious or not all(0 <= tiou <= 1 for tiou in tious):
-        raise ConfigError(f"expected tIoU thresholds as first:last:step or a,b,c between 0 and 1, got {text!r}")
+        raise ConfigError(f"tious {text!r}: expected tIoU thresholds as first:last:step or a,b,c between 0 and 1")
     return tious
 
 

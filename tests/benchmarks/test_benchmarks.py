@@ -52,6 +52,7 @@ def run_all(settings, builders, out, capsys) -> None:
     assert tree["machine"] == MACHINE
 
 
+@pytest.mark.slow
 def test_run_benchmarks_cases_without_media_are_measured(settings, tmp_path, capsys):
     slow = ("memory", "media")
     builders = {name: build for name, build in list_cases(settings).items() if not name.startswith(slow)}

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from libs.media.batch_extraction import ExtractionResult, describe_failure, extract_videos
 from libs.media.inputs import VideoInput
 
@@ -16,6 +18,7 @@ class DyingExtractor:
         return ExtractionResult(video, 1.0)
 
 
+@pytest.mark.slow
 def test_extract_videos_process_that_dies_fails_one_video(tmp_path):
     videos = [VideoInput(name, tmp_path / name) for name in "abcd"]
     results = list(extract_videos(videos, DyingExtractor(), workers=2))

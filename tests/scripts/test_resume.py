@@ -121,6 +121,7 @@ def test_resume_drops_a_half_written_log_line(tiny, trained, run_script):
     assert all("step" in line for line in read_log(half))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_resume_after_a_kill_equals_an_uninterrupted_run(tiny, run_script):
     """A real kill in the middle of an epoch; the finished checkpoint is whole and the resumed run equals another."""

@@ -147,8 +147,8 @@ def test_train_bad_data_is_a_user_error(tiny, run_script, make_mistake):
             ["no video in split practice", "splits are: test, train, val"],
         ),
         (["CONFIG", "--resume", "nowhere"], ["nowhere: no such checkpoint"]),
-        (["CONFIG", "--resume", ""], ["holds no checkpoint"]),
-        (["CONFIG", "--init-from", ""], ["holds no checkpoint"]),
+        (["CONFIG", "--resume", ""], ["need a value"]),
+        (["CONFIG", "--init-from", ""], ["need a value"]),
         (["CONFIG", "--resume", "auto"], ["--resume auto", "--output"]),
         (["CONFIG", "--num_train_epochs", "0"], ["opt.num_train_epochs", "greater than 0, got 0"]),
         (["CONFIG", "-o", "TASK2.dataset.feat_folder=none.h5"], ["none.h5: no such feature pack"]),
@@ -211,7 +211,7 @@ def test_score_bad_arguments_are_a_user_error(tiny, run_script):
     path, annotations = tiny / "r.json", tiny / "avel/annotations/tiny.json"
     path.write_text('{"results": {}}')
     status, _, err = run_script("tools/score.py", path, annotations, "--subset", "test", "--tious", "9:1:0")
-    assert_user_error(status, err, "--tious", "first:last:step")
+    assert_user_error(status, err, "tious '9:1:0'", "first:last:step")
     status, _, err = run_script("tools/score.py", path, annotations, "--subset", "tset")
     assert_user_error(status, err, "no video in split tset; the file's splits are: test, train, val")
 

@@ -21,7 +21,7 @@ def assert_same_training(model, other, batch, task):
         torch.testing.assert_close(own[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("compiled", ["inductor", "none"])
+@pytest.mark.parametrize("compiled", [pytest.param("inductor", marks=pytest.mark.slow), "none"])
 def test_compiled_and_checkpointed_are_the_same(tmp_path, compiled):
     """`inductor` compiles for a minute or so; checkpointing repeats what drop path drew."""
     tree = tiny_tree(tmp_path)

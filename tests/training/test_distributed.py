@@ -65,6 +65,7 @@ def test_two_ranks_equal_one_process(tiny, run_script):
             assert [x["score"], *x["segment"]] == pytest.approx([y["score"], *y["segment"]], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_process_in_joint_steps(tiny, run_script):
     """A step's gradients are added up over the tasks, each averaged over the ranks, learned prompts among them."""
     settings = [*ALIKE, "-o", "opt.num_train_epochs=2", "opt.joint_steps=true", "model.prompts=offsets"]

@@ -172,7 +172,8 @@ def _read_table(path: Path, text: str, notes: list[str]) -> pd.DataFrame:
         notes.append(f"{path}: columns are separated by {SEPARATORS[separator]}")
     if unused := [name for place, name in enumerate(header) if place not in columns]:
         notes.append(f"{path}: columns not used: {', '.join(unused)}")
-    table = pd.DataFrame([*rows.values()]).fillna("")
+    width = max(map(len, rows.values()))
+    table = pd.DataFrame([cells + [""] * (width - len(cells)) for cells in rows.values()])
     too_wide = (table.iloc[:, len(header) :] != "").any(axis=1)
     table = table.rename(columns=columns).assign(source=[*rows])
     message = f"more columns than the {len(header)} of the header; put cells that contain a separator in quotes"
