@@ -69,6 +69,7 @@ def test_decode_frames_variable_rate_returns_last_frame_shown(tmp_path):
     assert np.abs(read_brightness(media) - expected).max() < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
 def test_decode_ten_minutes_has_no_drift(tmp_path, ending):
     options = {"fps": 4, "size": (32, 32), "flash": (599, 600), "beep": (599, 600)}

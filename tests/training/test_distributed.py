@@ -31,6 +31,7 @@ def launch(config, launcher: list[str], *arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_process(tiny, run_script):
     """Losses and gradient norms over 21 steps, the final detections' mAP, and evaluation by eval.py under two ranks."""
     config = tiny / "tiny.yaml"
