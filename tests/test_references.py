@@ -54,3 +54,8 @@ def test_sections_of_method_exist():
         assert section in sections, f"{path}: §{section}"
         has_item = re.search(rf"^{item}\. ", sections[section], flags=re.MULTILINE)
         assert not item or has_item, f"{path}: §{section}.{item}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_page_has_no_placeholder(page):
+    assert not re.findall(r"@[A-Z_]{2,}@", page.read_text(encoding="utf-8"))

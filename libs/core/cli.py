@@ -41,7 +41,9 @@ def exit_on_user_error(main: Callable) -> Callable:
         except (UserError, OSError) as error:
             rank = os.environ.get("RANK", "0")
             prefix = "error" if rank == "0" else f"error (rank {rank})"
-            print(f"{prefix}: {' '.join(str(error).split())}", file=sys.stderr)
+            named = isinstance(error, OSError) and error.filename is not None
+            message = f"{error.filename}: {error.strerror}" if named else str(error)
+            print(f"{prefix}: {' '.join(message.split())}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

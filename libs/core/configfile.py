@@ -112,7 +112,8 @@ def _format_error(error: Any, layers: Sequence[Layer]) -> str:
     """Format one of pydantic's errors as a line that names where the key is set."""
     loc, kind = error["loc"], error["type"]
     path = tuple(str(part) for part in (loc[1:] if loc[:1] == ("tasks",) else loc))
-    source = next((name for name, tree in reversed(layers) if _contains(tree, path)), layers[-1][0])
+    set_in = path[:-1] if kind == "missing" else path
+    source = next((name for name, tree in reversed(layers) if _contains(tree, set_in)), layers[-1][0])
     place = f"{source}: {'.'.join(path)}"
     if kind == "extra_forbidden":
         return f"{source}: unknown key {'.'.join(path)}; did you mean {_find_nearest_key(path, _list_tasks(layers))}?"
@@ -142,7 +143,9 @@ def from_tree(tree: dict, layers: Sequence[Layer] = ()) -> Config:
         # JSON allows strict types and yet lists for tuples, as YAML has them.
         return Config.model_validate_json(json.dumps({**rest, "tasks": {key: tree[key] for key in tasks}}), strict=True)
     except ValidationError as error:
-        raise ConfigError(_format_error(error.errors()[0], layers)) from None
+        # An unknown key first: it is often the misspelt name of a missing one.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        raise ConfigError(_format_error(first, layers)) from None
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

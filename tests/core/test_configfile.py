@@ -173,3 +173,14 @@ def test_load_config_bad_file_is_named(tmp_path):
         load_config(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="Is a directory"):
         load_config(tmp_path)
+
+
+def test_load_config_misspelt_required_key_is_named_with_its_file(tmp_path):
+    tree = tiny_tree(tmp_path)
+    tree["TASK1"]["taks_type"] = tree["TASK1"].pop("task_type")
+    path = write_yaml(tmp_path / "a.yaml", tree)
+    with pytest.raises(ConfigError, match=r"a.yaml: unknown key TASK1.taks_type; did you mean TASK1.task_type\?"):
+        load_config(path, ["opt.gamma=0.5"])
+    del tree["TASK1"]["taks_type"]
+    with pytest.raises(ConfigError, match=r"a.yaml: TASK1.task_type is missing"):
+        load_config(write_yaml(path, tree), ["opt.gamma=0.5"])

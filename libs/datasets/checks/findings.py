@@ -75,7 +75,7 @@ def sanitize(text: str, width: int) -> str:
 
 CHECKS: dict[str, tuple[str, str]] = {  # severity and remedy
     # annotations
-    "annotation file": ("error", "write the file as data/README.md describes it"),
+    "annotation file": ("error", "correct json_file, or write the file as data/README.md describes it"),
     "repeated id": ("error", "keep one entry for each video; the last one replaces the others"),
     "entry": ("error", "correct the video's entry"),
     "segment": ("error", "give every annotation [start, end] in seconds"),

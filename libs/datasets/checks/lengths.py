@@ -134,7 +134,7 @@ def format_histograms(histograms: dict[str, list[dict]], task: TaskSpec) -> str:
     for title, rows, counted in (
         (f"windows of training clips; those above max_seq_len {max_seq_len} are {effect}", clips, clips),
         ("grid units of training events, and the levels that they are assigned to", segments, segments),
-        ("training events assigned to each level (regression_range)", levels, segments),
+        ("training events of each level (regression_range; some count at several)", levels, segments),
     ):
         longest, total = max([1, *(row["count"] for row in rows)]), sum(row["count"] for row in counted)
         table = []
