@@ -38,7 +38,7 @@ class ConcatenatedPyramid(NamedTuple):
     inside: Tensor
     spans: tuple[tuple[int, int], ...]
 
-    def take_points(self, x: Tensor) -> Tensor:
+    def select_points(self, x: Tensor) -> Tensor:
         """Drop the gaps: (B, R, …) -> (B, P, …)."""
         return torch.cat([x[:, first:last] for first, last in self.spans], dim=1)
 
@@ -90,7 +90,7 @@ class PromptClassifier(nn.Module):
         points = self.visual_proj(self.trunk(pyramid), pyramid.mask)  # (B, R, D)
         with torch.autocast(points.device.type, enabled=False):  # 8 bits are too few for logits
             classes = F.normalize(self.prompt_proj(prompts), dim=-1) * self.logit_scale.exp()  # (C, D)
-            return pyramid.take_points(F.normalize(points.float(), dim=-1) @ classes.t() * pyramid.mask)
+            return pyramid.select_points(F.normalize(points.float(), dim=-1) @ classes.t() * pyramid.mask)
 
 
 class LinearClassifier(nn.Module):
@@ -110,7 +110,7 @@ class LinearClassifier(nn.Module):
         """Compute logits (B, P, C)."""
         x = self.trunk(pyramid)
         with torch.autocast(x.device.type, enabled=False):  # 8 bits are too few for logits
-            return pyramid.take_points(self.classes[task](x.float(), pyramid.mask))
+            return pyramid.select_points(self.classes[task](x.float(), pyramid.mask))
 
 
 class OffsetRegressor(nn.Module):
@@ -128,7 +128,7 @@ class OffsetRegressor(nn.Module):
         """Compute offsets (B, P, K, 2), left and right."""
         x = self.trunk(pyramid)
         with torch.autocast(x.device.type, enabled=False):  # 8 bits are too few for boundaries
-            raw = pyramid.take_points(self.offsets[task](x.float(), pyramid.mask))  # (B, P, 2·K)
+            raw = pyramid.select_points(self.offsets[task](x.float(), pyramid.mask))  # (B, P, 2·K)
         levels = zip(self.level_scales, pyramid.spans, strict=True)
         scales = torch.cat([scale.expand(last - first) for scale, (first, last) in levels])  # (P,)
         return F.relu(raw * scales[:, None]).unflatten(-1, (-1, 2))
