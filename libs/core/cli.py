@@ -41,8 +41,7 @@ def exit_on_user_error(main: Callable) -> Callable:
         except (UserError, OSError) as error:
             rank = os.environ.get("RANK", "0")
             prefix = "error" if rank == "0" else f"error (rank {rank})"
-            named = isinstance(error, OSError) and error.filename is not None
-            message = f"{error.filename}: {error.strerror}" if named else str(error)
+            message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
             print(f"{prefix}: {' '.join(message.split())}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
