@@ -41,7 +41,9 @@ def exit_on_user_error(main: Callable) -> Callable:
         except (UserError, OSError) as error:
             rank = os.environ.get("RANK", "0")
             prefix = "error" if rank == "0" else f"error (rank {rank})"
-            message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+            message = str(error)
+            if isinstance(error, OSError) and error.filename:
+                message = f"{error.filename}: {error.strerror}"
             print(f"{prefix}: {' '.join(message.split())}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
