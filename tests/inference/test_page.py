@@ -187,7 +187,7 @@ def test_keyboard_moves_between_bars_and_plays(visit):
     page.page.keyboard.press("ArrowRight")
     assert page.page.evaluate(focused).startswith("high jump, 7.3–9.0 s")
     page.page.keyboard.press("Enter")
-    assert page.player("currentTime") == pytest.approx(7.25, abs=0.1)
+    assert 7.15 <= page.player("currentTime") < 9.0  # it plays on from the bar's start
     page.page.keyboard.press("ArrowDown")
     assert page.page.evaluate(focused).startswith("running")
     page.page.keyboard.press("Tab")
