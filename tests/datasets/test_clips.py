@@ -4,7 +4,7 @@ import torch
 
 from libs.core.errors import DataError
 from libs.core.types import Clip, Video
-from libs.datasets.clips import ClipDataset, crop
+from libs.datasets.clips import ClipDataset, crop, drop_truncated
 from libs.features.sources import open_features
 from tests.conftest import open_tiny_task
 
@@ -104,3 +104,12 @@ def test_clip_dataset_without_default_fps_uses_the_annotated_one(tiny):
     video = Video("avel_train_0000", "train", 10.0, 8.0, np.array([[2.0, 4.0]]), np.array([0]))
     clip, _, _ = build_dataset([video], task, config)[0]
     assert torch.allclose(clip.segments, torch.tensor([[(2 * 8 - 8) / 4, (4 * 8 - 8) / 4]]))
+
+
+def test_drop_truncated_segment_that_starts_at_the_grids_end_is_dropped():
+    """docs/method.md §3: also an empty one; one inside stays."""
+    segments = torch.tensor([[8.5, 8.5], [8.5, 9.0], [3.0, 3.0], [7.0, 9.0]])
+    clip = Clip("v", 3.0, 16.0, 4.0, 4.0, segments, torch.arange(4))
+    kept = drop_truncated(clip, 8, 0.5)  # the grid ends at 8 + 0.5·4/4 = 8.5
+    assert kept.labels.tolist() == [2, 3]
+    assert kept.segments.tolist() == [[3.0, 3.0], [7.0, 8.5]]
